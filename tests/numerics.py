@@ -1,0 +1,89 @@
+"""Every tolerance of the tests, with its reason. No test holds a number of its own.
+
+Errors are largest absolute differences; a NaN or an infinity that is not wanted fails every assertion here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+EQUATION = {torch.float64: 1e-11, torch.float32: 1e-5}
+"""Relative to max|want|: two float64 (float32) evaluations of one equation that differ in the order of summation only.
+Sums here have up to some hundred terms, so float64 rounding reaches about 1e-14; 1e-11 still catches every wrong term."""
+
+BATCH = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
+"""Relative to max|want|: a whole model on a batch of two against two batches of one. A GEMM splits its sums by shape, so
+the results differ by rounding, amplified by depth; about 200 (float32) or 5 (low precision) units in the last place."""
+
+LATENTS = 1e-4
+"""Absolute, float32: latents in [-1, 1] after 30 Euler steps of `tiny` (DESIGN section 4)."""
+
+
+def error(got: Tensor, exact: Tensor) -> float:
+    """max|got - exact| in float64; infinite where `got` has a NaN that `exact` has not, 0 for empty tensors."""
+    if got.shape != exact.shape:
+        raise AssertionError(f"shape: want {tuple(exact.shape)}, got {tuple(got.shape)}")
+    if got.numel() == 0:
+        return 0.0
+    difference = (got.detach().double() - exact.detach().double()).abs()
+    return float(difference.nan_to_num(nan=float("inf")).max())
+
+
+def magnitude(exact: Tensor) -> float:
+    """max|exact|, 0 for empty tensors."""
+    return float(exact.detach().double().abs().max()) if exact.numel() else 0.0
+
+
+def assert_no_worse(got: Tensor, eager: Tensor, exact: Tensor, *, what: str = "result") -> None:
+    """A kernel may err twice as much as eager PyTorch of the same dtype does, plus one unit of the dtype.
+
+    ``error(got) <= 2 * error(eager) + eps(dtype) * max|exact|``, both errors against float64.
+
+    Args:
+        got: what the code under test returned.
+        eager: the same by plain PyTorch calls in the dtype of `got`.
+        exact: the same in float64, computed from the same (already rounded) inputs.
+        what: name for the message.
+    """
+    if got.dtype != eager.dtype or exact.dtype != torch.float64:
+        raise AssertionError(
+            f"{what}: want one dtype for got and eager and float64 for exact, got {got.dtype}, {eager.dtype}, {exact.dtype}"
+        )
+    bound = 2 * error(eager, exact) + torch.finfo(got.dtype).eps * magnitude(exact)
+    found = error(got, exact)
+    if not found <= bound:
+        raise AssertionError(f"{what}: want error <= {bound:.3e} (eager {error(eager, exact):.3e}), got {found:.3e}")
+
+
+def assert_equation(got: Tensor, want: Tensor, *, what: str = "result") -> None:
+    """Two evaluations of one equation in one dtype (float64, or float32 where the code admits no other)."""
+    if got.dtype != want.dtype:
+        raise AssertionError(f"{what}: want {want.dtype}, got {got.dtype}")
+    bound = EQUATION[got.dtype] * max(magnitude(want), 1.0)
+    found = error(got, want)
+    if not found <= bound:
+        raise AssertionError(f"{what}: want error <= {bound:.3e}, got {found:.3e}")
+
+
+def assert_batch_of_two(together: Tensor, apart: Tensor, *, what: str = "result") -> None:
+    """A batch of two equals two batches of one, up to rounding.
+
+    Args:
+        together: result of the batch.
+        apart: results of the single runs, concatenated along the batch.
+        what: name for the message.
+    """
+    if together.dtype != apart.dtype:
+        raise AssertionError(f"{what}: want {apart.dtype}, got {together.dtype}")
+    bound = BATCH[together.dtype] * max(magnitude(apart), 1.0)
+    found = error(together, apart)
+    if not found <= bound:
+        raise AssertionError(f"{what}: batch of two against two of one: want <= {bound:.3e}, got {found:.3e}")
+
+
+def assert_same_latents(got: Tensor, want: Tensor, *, what: str = "latents") -> None:
+    """Float32 latents after 30 steps of `tiny` agree to 1e-4."""
+    found = error(got, want)
+    if not found <= LATENTS:
+        raise AssertionError(f"{what}: want error <= {LATENTS:.0e}, got {found:.3e}")
