@@ -1,0 +1,1 @@
+"""Reflected flow: paths, times, sampling. Knows no model, only ``velocity(latent, t)``."""
