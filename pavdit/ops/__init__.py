@@ -1,0 +1,27 @@
+"""The only door to native code. Every op is one public function here, with a PyTorch reference behind it.
+
+A public function checks its arguments, takes part in autograd and `torch.compile`, and uses a native kernel where
+there is one for the device and dtype; ``pavdit doctor`` says which implementation serves and why.
+"""
+
+from pavdit.ops.axis_attention import axis_attention, axis_query_attention
+from pavdit.ops.block_attention import block_attention, block_cross_attention
+from pavdit.ops.griffin_lim_step import griffin_lim_step
+from pavdit.ops.guided_euler_step import bounce_sign, fold, guided_euler_step_
+from pavdit.ops.log_mel_frames import log_mel_frames
+from pavdit.ops.multiscale_temporal_attention import multiscale_temporal_attention
+from pavdit.ops.qk_norm_rope import qk_norm_rope
+
+__all__ = [
+    "axis_attention",
+    "axis_query_attention",
+    "block_attention",
+    "block_cross_attention",
+    "bounce_sign",
+    "fold",
+    "griffin_lim_step",
+    "guided_euler_step_",
+    "log_mel_frames",
+    "multiscale_temporal_attention",
+    "qk_norm_rope",
+]

@@ -1,0 +1,43 @@
+"""The softmax attention that the references of the attention ops share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MAX_PROBLEMS = 65_535
+"""CUDA's fused attention launches the batch as a grid's y or z, which ends here."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tensor:
+    """``softmax(q k^T / sqrt(E)) v`` for P problems.
+
+    A key that is not valid has weight 0 whatever is stored there; a row with no valid key gives 0.
+
+    Args:
+        q: ``(P, Q, A, E)``.
+        k: ``(P, N, A, E)``.
+        v: ``(P, N, A, E)``.
+        valid: bool ``(P, N)`` or None.
+
+    Returns:
+        ``(P, Q, A, E)``, dtype of `q`.
+    """
+    mask = None
+    if valid is not None:
+        # With its keys and values zeroed, a row that has no valid key may see them all: it gives 0 and gradient 0
+        # on every backend, where -inf everywhere would give NaN on some.
+        empty = ~valid[:, :, None, None]
+        k, v = k.masked_fill(empty, 0.0), v.masked_fill(empty, 0.0)
+        mask = (valid | ~valid.any(1, keepdim=True))[:, None, None, :]  # (P, 1, 1, N)
+    if q.is_cuda and q.shape[0] > MAX_PROBLEMS:
+        starts = range(0, q.shape[0], MAX_PROBLEMS)
+        pieces = [slice(start, start + MAX_PROBLEMS) for start in starts]
+        return torch.cat([_sdpa(q[i], k[i], v[i], None if mask is None else mask[i]) for i in pieces])
+    return _sdpa(q, k, v, mask)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (P, A, N, E)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).to(v.dtype)

@@ -1,0 +1,186 @@
+"""Self-attention along one axis of a token grid, and its form with a single query."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pavdit.ops._attend import attend
+from pavdit.ops._checks import check_floating, check_norm_and_rope, check_valid, refuse_gradients
+from pavdit.ops.qk_norm_rope import norm_and_rotate
+
+torch.library.define(
+    "pavdit::axis_attention",
+    "(Tensor qkv, int axis, Tensor? valid, Tensor? q_weight, Tensor? k_weight, Tensor? rope) -> Tensor",
+)
+torch.library.define(
+    "pavdit::axis_query_attention", "(Tensor q, Tensor kv, int axis, Tensor? valid) -> Tensor"
+)
+
+
+def axis_attention(
+    qkv: Tensor,
+    axis: int,
+    valid: Tensor | None = None,
+    q_weight: Tensor | None = None,
+    k_weight: Tensor | None = None,
+    rope: Tensor | None = None,
+) -> Tensor:
+    r"""Self-attention along one leading axis; every other position and every head is a problem of its own.
+
+    ``out = softmax(q k^T / sqrt(E)) v``.    Source: divided attention of TimeSformer (Bertasius et al.,
+    arXiv 2102.05095) in the encoder of PAV-DiT eq. 1; temporal blocks of Open-Sora 1.2, STDiT3 (PAV-DiT 3.2).
+
+    Args:
+        qkv: ``(..., 3, A, E)`` with at least one leading axis; float32, bfloat16 or float16 (float64: reference
+            only). Any strides.
+        axis: index of the leading axis to attend along, counted from 0.
+        valid: bool, broadcastable to the leading shape: False hides that position as a key, whatever is stored
+            there. A row with no valid key gives 0.
+        q_weight: ``(E,)``, RMS norm of the queries (eps 1e-6) before the rotation; dtype of `qkv` or float32.
+        k_weight: ``(E,)``, the same for keys. Both or neither.
+        rope: float32 ``(2, L, E/2)``: cosine and sine per position of the axis; pairs ``(2i, 2i+1)`` rotate.
+
+    Returns:
+        ``(..., A, E)``, contiguous, dtype of `qkv`; the softmax is float32.
+
+    Raises:
+        ValueError: a shape, a device or `axis` does not fit.
+        TypeError: a dtype or a type is none of the above.
+    """
+    check_floating("axis_attention", qkv=qkv)
+    if qkv.ndim < 4 or qkv.shape[-3] != 3 or qkv.shape[-1] == 0:
+        raise ValueError(
+            f"axis_attention: want qkv (...,3,A,E) with a leading axis, got {tuple(qkv.shape)}"
+        )
+    leading = qkv.shape[:-3]
+    _check_axis("axis_attention", axis, leading)
+    check_valid("axis_attention", valid, leading, qkv.device)
+    check_norm_and_rope("axis_attention", qkv, leading[axis], q_weight, k_weight, rope)
+    return axis_attention_reference(qkv, axis, valid, q_weight, k_weight, rope)
+
+
+def axis_query_attention(q: Tensor, kv: Tensor, axis: int, valid: Tensor | None = None) -> Tensor:
+    r"""Attention of one query per problem along an axis: the last layer of a projector, where only the summary
+    token's output is used.
+
+    ``out = softmax(q k^T / sqrt(E)) v``.    Source: the projections f^t, f^h, f^w of PAV-DiT eq. 2.
+
+    Args:
+        q: ``(..., 1, A, E)``, of length 1 along `axis`; float32, bfloat16 or float16 (float64: reference only).
+        kv: ``(..., 2, A, E)``, keys and values, dtype and device of `q`; the same leading shape but for `axis`.
+        axis: index of the leading axis to attend along, counted from 0.
+        valid: bool, broadcastable to the leading shape of `kv`, as in `axis_attention`.
+
+    Returns:
+        ``(..., A, E)`` of length 1 along `axis`, contiguous, dtype of `q`; the softmax is float32.
+
+    Raises:
+        ValueError: a shape, a device or `axis` does not fit.
+        TypeError: a dtype or a type is none of the above.
+    """
+    op = "axis_query_attention"
+    check_floating(op, q=q, kv=kv)
+    if q.ndim < 4 or kv.ndim != q.ndim or q.shape[-3] != 1 or kv.shape[-3] != 2 or q.shape[-1] == 0:
+        raise ValueError(
+            f"{op}: want q (...,1,A,E) and kv (...,2,A,E) with a leading axis, "
+            f"got {tuple(q.shape)} and {tuple(kv.shape)}"
+        )
+    leading = kv.shape[:-3]
+    _check_axis(op, axis, leading)
+    want = (*leading[:axis], 1, *leading[axis + 1 :], 1, *kv.shape[-2:])
+    if q.shape != want:
+        raise ValueError(
+            f"{op}: want q {want}, of length 1 along axis {axis} of kv {tuple(kv.shape)}, got {tuple(q.shape)}"
+        )
+    check_valid(op, valid, leading, q.device)
+    return axis_query_attention_reference(q, kv, axis, valid)
+
+
+def _check_axis(op: str, axis: int, leading: tuple[int, ...]) -> None:
+    if not isinstance(axis, int) or isinstance(axis, bool):
+        raise TypeError(f"{op}: want axis an int, got {type(axis).__name__}")
+    if not 0 <= axis < len(leading):
+        raise ValueError(f"{op}: want axis in 0..{len(leading) - 1} (a leading axis), got {axis}")
+
+
+def _problems(x: Tensor, axis: int) -> Tensor:
+    """``(..., n, A, E)`` to ``(P, L, n, A, E)``: `axis` last among the leading axes, the others flattened."""
+    x = x.movedim(axis, -4)
+    return x.reshape(math.prod(x.shape[:-4]), *x.shape[-4:])
+
+
+def _grid(out: Tensor, leading: tuple[int, ...], axis: int) -> Tensor:
+    """``(P, L, A, E)`` back to the leading shape, ``(..., A, E)``."""
+    others = (*leading[:axis], *leading[axis + 1 :])
+    return out.reshape(*others, *out.shape[1:]).movedim(-3, axis).contiguous()
+
+
+def _valid_problems(valid: Tensor | None, leading: tuple[int, ...], axis: int) -> Tensor | None:
+    """A mask that broadcasts to the leading shape as ``(P, L)``."""
+    if valid is None:
+        return None
+    valid = valid.expand(leading).movedim(axis, -1)
+    return valid.reshape(math.prod(valid.shape[:-1]), valid.shape[-1])
+
+
+def axis_attention_reference(
+    qkv: Tensor,
+    axis: int,
+    valid: Tensor | None,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    rope: Tensor | None,
+) -> Tensor:
+    """The op in plain PyTorch: one permuted copy of qkv (none where `axis` is the last leading axis)."""
+    leading = qkv.shape[:-3]
+    q, k, v = _problems(qkv, axis).unbind(2)  # (P, L, A, E)
+    q, k = norm_and_rotate(q, q_weight, rope), norm_and_rotate(k, k_weight, rope)
+    return _grid(attend(q, k, v, _valid_problems(valid, leading, axis)), leading, axis)
+
+
+def axis_query_attention_reference(q: Tensor, kv: Tensor, axis: int, valid: Tensor | None) -> Tensor:
+    """The op in plain PyTorch."""
+    k, v = _problems(kv, axis).unbind(2)  # (P, L, A, E)
+    out = attend(_problems(q, axis).squeeze(2), k, v, _valid_problems(valid, kv.shape[:-3], axis))
+    return _grid(out, q.shape[:-3], axis)
+
+
+def _raw_axis_attention(
+    qkv: Tensor,
+    axis: int,
+    valid: Tensor | None,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    rope: Tensor | None,
+) -> Tensor:
+    refuse_gradients("axis_attention", qkv, q_weight, k_weight, rope)
+    return axis_attention_reference(qkv, axis, valid, q_weight, k_weight, rope)
+
+
+def _raw_axis_query_attention(q: Tensor, kv: Tensor, axis: int, valid: Tensor | None) -> Tensor:
+    refuse_gradients("axis_query_attention", q, kv)
+    return axis_query_attention_reference(q, kv, axis, valid)
+
+
+torch.library.impl("pavdit::axis_attention", "CompositeExplicitAutograd", _raw_axis_attention)
+torch.library.impl("pavdit::axis_query_attention", "CompositeExplicitAutograd", _raw_axis_query_attention)
+
+
+@torch.library.register_fake("pavdit::axis_attention")
+def _(
+    qkv: Tensor,
+    axis: int,
+    valid: Tensor | None,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    rope: Tensor | None,
+) -> Tensor:
+    return qkv.new_empty((*qkv.shape[:-3], *qkv.shape[-2:]))
+
+
+@torch.library.register_fake("pavdit::axis_query_attention")
+def _(q: Tensor, kv: Tensor, axis: int, valid: Tensor | None) -> Tensor:
+    return q.new_empty((*q.shape[:-3], *q.shape[-2:]))

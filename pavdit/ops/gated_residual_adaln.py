@@ -1,0 +1,102 @@
+"""A gated residual and the adaptive LayerNorm that follows it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pavdit.ops._checks import check_beside, check_floating, refuse_gradients
+from pavdit.ops.adaln_modulate import adaln_modulate, adaln_modulate_reference
+
+torch.library.define(
+    "pavdit::gated_residual_adaln",
+    "(Tensor x, Tensor y, Tensor? gate, Tensor shift, Tensor scale, float eps) -> (Tensor, Tensor)",
+)
+
+
+def gated_residual_adaln(
+    x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    r"""Close a residual and modulate it for the next layer.
+
+    ``residual = x + gate[g] * y`` (no gate: ``x + y``), ``modulated = LayerNorm_D(residual) * (1 + scale[g]) +
+    shift[g]``, where frame f belongs to group ``g = f * G // F``.    Source: adaLN of DiT (Peebles & Xie,
+    arXiv 2212.09748) in the blocks of Open-Sora 1.2, STDiT3 (PAV-DiT 3.2).
+
+    Args:
+        x: ``(B, F, N, D)``, float32, bfloat16 or float16 (float64: reference only).
+        y: the branch's output: shape, dtype and device of `x`.
+        gate: ``(B or 1, G, D)``, dtype of `x` or float32, G dividing F; None leaves `y` as it is.
+        shift: ``(B or 1, G, D)``, dtype of `x` or float32; a batch stride of 0 is fine.
+        scale: shape and dtype of `shift`.
+        eps: added to the variance.
+
+    Returns:
+        ``residual`` and ``modulated``, each ``(B, F, N, D)``, contiguous, dtype of `x`. Both are computed in float32;
+        `modulated` is the norm of the rounded residual.
+
+    Raises:
+        ValueError: a shape or a device does not fit, or G does not divide F.
+        TypeError: a dtype is none of the above.
+    """
+    op = "gated_residual_adaln"
+    check_floating(op, x=x, y=y)
+    if x.ndim != 4 or y.shape != x.shape:
+        raise ValueError(
+            f"{op}: want x and y (B,F,N,D) of one shape, got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    names = ("shift", "scale") if gate is None else ("gate", "shift", "scale")
+    for name, tensor in zip(names, (shift, scale) if gate is None else (gate, shift, scale), strict=True):
+        check_beside(op, name, tensor, x)
+        _check_groups(op, name, tensor, x)
+    if shift.shape != scale.shape:
+        raise ValueError(f"{op}: want scale {tuple(shift.shape)} as shift, got {tuple(scale.shape)}")
+    if shift.dtype != scale.dtype:
+        raise TypeError(f"{op}: want scale {shift.dtype} as shift, got {scale.dtype}")
+    residual = _residual(x, y, gate)
+    return residual, adaln_modulate(residual, shift, scale, eps)
+
+
+def _check_groups(op: str, name: str, tensor: Tensor, x: Tensor) -> None:
+    batch, frames, _, width = x.shape
+    if tensor.ndim != 3 or tensor.shape[0] not in (1, batch) or tensor.shape[2] != width:
+        raise ValueError(f"{op}: want {name} ({batch} or 1, G, {width}), got {tuple(tensor.shape)}")
+    if tensor.shape[1] == 0 or frames % tensor.shape[1]:
+        raise ValueError(f"{op}: want {name} with G dividing F = {frames}, got G = {tensor.shape[1]}")
+
+
+def _residual(x: Tensor, y: Tensor, gate: Tensor | None) -> Tensor:
+    """``x + gate * y`` in float32, rounded once."""
+    if gate is None:
+        return x + y
+    groups = gate.shape[1]
+    work = torch.promote_types(x.dtype, torch.float32)
+    x_groups = x.to(work).unflatten(1, (groups, x.shape[1] // groups))  # (B, G, F/G, N, D)
+    y_groups = y.to(work).unflatten(1, (groups, x.shape[1] // groups))
+    return torch.addcmul(x_groups, gate.to(work)[:, :, None, None], y_groups).flatten(1, 2).to(x.dtype)
+
+
+def gated_residual_adaln_reference(
+    x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """The op in plain PyTorch."""
+    residual = _residual(x, y, gate)
+    return residual, adaln_modulate_reference(residual, shift, scale, eps)
+
+
+def _raw(
+    x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    refuse_gradients("gated_residual_adaln", x, y, gate, shift, scale)
+    residual, modulated = gated_residual_adaln_reference(x, y, gate, shift, scale, eps)
+    return residual.contiguous(), modulated.contiguous()
+
+
+torch.library.impl("pavdit::gated_residual_adaln", "CompositeExplicitAutograd", _raw)
+
+
+@torch.library.register_fake("pavdit::gated_residual_adaln")
+def _(
+    x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape)

@@ -1,0 +1,83 @@
+"""RMS norm and rotary positions of queries and keys, in a packed QKV."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pavdit.ops._checks import check_floating, check_norm_and_rope, refuse_gradients
+
+NORM_EPS = 1e-6
+
+torch.library.define(
+    "pavdit::qk_norm_rope", "(Tensor qkv, Tensor q_weight, Tensor k_weight, Tensor? rope) -> Tensor"
+)
+
+
+def qk_norm_rope(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None = None) -> Tensor:
+    r"""Normalise queries and keys over the head width, then rotate them by position. Values pass untouched.
+
+    ``q' = q / sqrt(mean_E(q^2) + 1e-6) * q_weight``, the same for k; then every pair ``(q'[2i], q'[2i+1])`` turns by
+    the angle of its position.    Source: Open-Sora 1.2, STDiT3 (QK-norm before RoPE); Su et al., arXiv 2104.09864.
+
+    Norm and rotation are computed in float32 and rounded once.
+
+    Args:
+        qkv: ``(..., N, 3, A, E)``, float32, bfloat16 or float16 (float64: reference only).
+        q_weight: ``(E,)``, dtype of `qkv` or float32.
+        k_weight: ``(E,)``, likewise.
+        rope: float32 ``(2, N, E/2)``: cosine and sine of the angle of each position and pair.
+
+    Returns:
+        ``(..., N, 3, A, E)``, contiguous, dtype of `qkv`.
+
+    Raises:
+        ValueError: a shape or a device does not fit, or E is odd with `rope`.
+        TypeError: a dtype is none of the above.
+    """
+    check_floating("qk_norm_rope", qkv=qkv)
+    if qkv.ndim < 4 or qkv.shape[-3] != 3 or qkv.shape[-1] == 0:
+        raise ValueError(f"qk_norm_rope: want qkv (...,N,3,A,E), got {tuple(qkv.shape)}")
+    if q_weight is None or k_weight is None:
+        raise TypeError("qk_norm_rope: want q_weight and k_weight tensors, got None")
+    check_norm_and_rope("qk_norm_rope", qkv, qkv.shape[-4], q_weight, k_weight, rope)
+    return qk_norm_rope_reference(qkv, q_weight, k_weight, rope)
+
+
+def qk_norm_rope_reference(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None) -> Tensor:
+    """The op in plain PyTorch."""
+    q, k, v = qkv.unbind(-3)  # (..., N, A, E)
+    return torch.stack((norm_and_rotate(q, q_weight, rope), norm_and_rotate(k, k_weight, rope), v), dim=-3)
+
+
+def norm_and_rotate(x: Tensor, weight: Tensor | None, rope: Tensor | None) -> Tensor:
+    """RMS norm over E (where there is a weight), then rotation (where there is a table), rounded once.
+
+    Args:
+        x: ``(..., N, A, E)``.
+        weight: ``(E,)`` or None.
+        rope: ``(2, N, E/2)`` or None.
+    """
+    if weight is None and rope is None:
+        return x
+    y = x.to(torch.promote_types(x.dtype, torch.float32))
+    if weight is not None:
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + NORM_EPS) * weight
+    if rope is not None:
+        cos, sin = rope.unsqueeze(-2).unbind(0)  # (N, 1, E/2): the same for every head
+        even, odd = y[..., 0::2], y[..., 1::2]
+        y = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+    return y.to(x.dtype)
+
+
+def _raw(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None) -> Tensor:
+    refuse_gradients("qk_norm_rope", qkv, q_weight, k_weight, rope)
+    return qk_norm_rope_reference(qkv, q_weight, k_weight, rope)
+
+
+torch.library.impl("pavdit::qk_norm_rope", "CompositeExplicitAutograd", _raw)
+
+
+@torch.library.register_fake("pavdit::qk_norm_rope")
+def _(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None) -> Tensor:
+    return qkv.new_empty(qkv.shape)
