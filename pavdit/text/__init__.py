@@ -1,0 +1,6 @@
+"""Conditions: encoders of prompts, all with one interface (`TextEncoder`), and the lengths they are padded to."""
+
+from pavdit.text.classes import ClassEncoder
+from pavdit.text.tokens import BUCKETS, TextEncoder, TextTokens, bucket_of, to_bucket
+
+__all__ = ["BUCKETS", "ClassEncoder", "TextEncoder", "TextTokens", "bucket_of", "to_bucket"]
