@@ -3,8 +3,8 @@
 Axis letters, used in every docstring of this repository:
 
 **B** batch, **C** channels, **T** frames, **H** height, **W** width, **S** wave samples, **M** mel bins,
-**L** mel columns, **N** tokens, **D** width of the model, **A** heads, **E** width of a head, **G** frames of the
-latent sequence P. ``H'`` and ``W'`` are the rows and columns of the token grid.
+**L** mel columns, **N** tokens, **D** width of the model, **A** heads, **E** width of a head, **G** frames of
+the latent sequence P. ``H'`` and ``W'`` are the rows and columns of the token grid.
 
 A volume is ``(B, 3, T, H, W)``, mel images are ``(B, 1, T, M, L)``, a wave is ``(B, S)``, a latent plane is
 ``(B, C, rows, columns)`` and named by the axes it keeps: ``hw``, ``tw``, ``th``.
@@ -34,8 +34,8 @@ class ClipSpec:
     """Sizes and rates of a clip. Sound and picture share one time origin.
 
     Frame ``k`` lasts from ``k / fps`` to ``(k + 1) / fps`` seconds and owns the wave samples
-    ``[samples_per_frame * k, samples_per_frame * (k + 1))`` and exactly `columns_per_frame` mel columns, so the hop
-    of the spectrogram follows from the rates: ``sample_rate = fps * columns_per_frame * hop_length``.
+    ``[samples_per_frame * k, samples_per_frame * (k + 1))`` and exactly `columns_per_frame` mel columns, so the
+    hop of the spectrogram follows from the rates: ``sample_rate = fps * columns_per_frame * hop_length``.
 
     Attributes:
         num_frames: T.
@@ -64,8 +64,9 @@ class ClipSpec:
         hop = Fraction(self.sample_rate) / (self.fps * self.columns_per_frame)
         if hop.denominator != 1:
             raise ValueError(
-                f"ClipSpec: want sample_rate = fps * {self.columns_per_frame} * a whole hop_length, got "
-                f"{self.sample_rate} Hz at {self.fps} fps; the next rate that works is {self._next_rate(hop)} Hz"
+                f"ClipSpec: want sample_rate = fps * {self.columns_per_frame} * a whole hop_length, "
+                f"got {self.sample_rate} Hz at {self.fps} fps; "
+                f"the next rate that works is {self._next_rate(hop)} Hz"
             )
 
     def _next_rate(self, hop: Fraction) -> int:

@@ -16,7 +16,7 @@ from typing_extensions import Self
 from pavdit.clip import ClipSpec
 
 TASKS = ("t2av", "v2a", "a2v", "t2v", "t2a")
-"""text → both, video → audio, audio → video, text → video, text → audio. The index is the task's embedding row."""
+"""text → both, video → audio, audio → video, text → video, text → audio; the index is the embedding's row."""
 
 Layout = Literal["auto", "six", "concat4", "fold"]
 
@@ -137,7 +137,7 @@ class STDiTConfig(Model):
 
 
 class FlowConfig(Model):
-    """Reflected flow (PAV-DiT 4.2; Xie et al., arXiv 2405.16577). `prior="normal", reflect=False` is rectified flow."""
+    """Reflected flow (PAV-DiT 4.2; arXiv 2405.16577); `prior="normal", reflect=False` is rectified flow."""
 
     prior: Literal["truncated_normal", "normal"] = "truncated_normal"
     reflect: bool = True
@@ -197,8 +197,8 @@ class ModelConfig(Model):
             raise ValueError(f"clip: want num_frames in multiples of 4 (temporal pooling), got {frames}")
         if self.mel.n_mels % rows or clip.columns_per_frame % columns:
             raise ValueError(
-                f"mel: want n_mels a multiple of H' = {rows} and columns_per_frame a multiple of W' = {columns}, "
-                f"got {self.mel.n_mels} and {clip.columns_per_frame}"
+                f"mel: want n_mels a multiple of H' = {rows} and columns_per_frame a multiple of "
+                f"W' = {columns}, got {self.mel.n_mels} and {clip.columns_per_frame}"
             )
         if self.mel.f_max_hz > clip.sample_rate / 2:
             raise ValueError(
@@ -298,7 +298,7 @@ def _system(
     stdit: tuple[int, int],
     text_dim: int,
 ) -> ModelConfig:
-    """Build a preset from (width, depth) pairs; head counts follow the width as DESIGN section 2 sets them."""
+    """Build a preset from (width, depth) pairs; head counts follow the width."""
     width, depth = mdsa
     return ModelConfig(
         name=name,

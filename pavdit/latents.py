@@ -1,7 +1,7 @@
 """The six latent planes and the sequence P that the generator sees (PAV-DiT eq. 9).
 
-A stream's planes are laid into one tall image of ``H'`` rows a frame, ``hw`` first, and the image is cut into frames.
-The layouts differ only in where ``tw`` and ``th`` begin::
+A stream's planes are laid into one tall image of ``H'`` rows a frame, ``hw`` first, and the image is cut into
+frames. The layouts differ only in where ``tw`` and ``th`` begin::
 
     six       hw | tw, padded to H' rows | th, padded to H' rows       3 frames a stream, the paper's form
     concat4   hw | tw over th                                          2 frames, nothing wasted where 2T = H'
@@ -81,14 +81,18 @@ class PlaneLayout:
                 f"PlaneLayout: want T a multiple of 4 and even H', W', got (T, H', W') = {tuple(grid)}"
             )
         if kind == "auto":
-            kind = "concat4" if height == width == 2 * frames else "six" if frames == height == width else "fold"
+            kind = (
+                "concat4" if height == width == 2 * frames else "six" if frames == height == width else "fold"
+            )
         if kind == "six":
             if frames > height:
                 raise ValueError(f"PlaneLayout: want T <= H' for 'six', got (T, H', W') = {tuple(grid)}")
             per_stream = 3
         elif kind == "concat4":
             if not height == width == 2 * frames:
-                raise ValueError(f"PlaneLayout: want H' = W' = 2T for 'concat4', got (T, H', W') = {tuple(grid)}")
+                raise ValueError(
+                    f"PlaneLayout: want H' = W' = 2T for 'concat4', got (T, H', W') = {tuple(grid)}"
+                )
             per_stream = 2
         elif kind == "fold":
             per_stream = 1 + -(-2 * frames // height)
@@ -125,12 +129,14 @@ class PlaneLayout:
         """
         want = (self.num_frames, self.rows, self.columns)
         if latent.ndim != 5 or latent.shape[2:] != want:
-            raise ValueError(f"unstack: want P (B,C,{want[0]},{want[1]},{want[2]}), got {tuple(latent.shape)}")
+            raise ValueError(
+                f"unstack: want P (B,C,{want[0]},{want[1]},{want[2]}), got {tuple(latent.shape)}"
+            )
         video, audio = latent.chunk(2, dim=2)
         return self._from_frames(video), self._from_frames(audio)
 
     def cells(self) -> Tensor:
-        """What each cell of P holds: ``(3, G, rows, columns)`` int64 = plane (0 to 5), its row, its column."""
+        """What each cell of P holds: ``(3, G, rows, columns)`` int64: plane (0 to 5), its row, its column."""
         frames, height, width = self.grid
 
         def planes(stream: int) -> Planes:

@@ -4,6 +4,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+
 from pavdit.clip import Clip, ClipSpec, frames_to_volume, volume_to_frames
 
 
@@ -75,7 +76,9 @@ def test_a_stereo_wave_is_refused():
 
 
 def test_frames_survive_the_way_through_a_volume():
-    frames = torch.randint(0, 256, (3, 5, 3, 4, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    frames = torch.randint(
+        0, 256, (3, 5, 3, 4, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     volume = frames_to_volume(frames)
     assert volume.shape == (3, 3, 5, 4, 6)
     assert torch.equal(volume[1, 2, 4], frames[1, 4, 2].float() / 127.5 - 1)

@@ -1,8 +1,9 @@
 """Configuration: presets, merging, and one-line errors."""
 
 import pytest
-from pavdit.config import PRESETS, ConfigError, ModelConfig, load_run, parse_run
 from pydantic import ValidationError
+
+from pavdit.config import PRESETS, ConfigError, ModelConfig, load_run, parse_run
 
 RUN = {
     "model": {"preset": "tiny"},
@@ -72,7 +73,9 @@ def test_a_config_is_frozen():
 
 def test_assignments_reach_into_sections(tmp_path):
     path = tmp_path / "run.yaml"
-    path.write_text("model: {preset: tiny}\ndata: {num_clips: 4}\ntrain: {stage: autoencoder, run_dir: r, num_steps: 3}\n")
+    path.write_text(
+        "model: {preset: tiny}\ndata: {num_clips: 4}\ntrain: {stage: autoencoder, run_dir: r, num_steps: 3}\n"
+    )
     run = load_run(path, ("train.num_steps=7", "model.mdsa.gcm_attn=false"))
     assert (run.train.num_steps, run.model.mdsa.gcm_attn) == (7, False)
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from pavdit.latents import PlaneLayout, Planes
 
 GRIDS = {

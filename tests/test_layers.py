@@ -61,7 +61,11 @@ def test_imports_go_down_only(module):
 
 
 def test_no_module_imports_in_a_circle():
-    list(TopologicalSorter({m: {t for t in targets if t != m} for m, targets in IMPORTS.items()}).static_order())
+    list(
+        TopologicalSorter(
+            {m: {t for t in targets if t != m} for m, targets in IMPORTS.items()}
+        ).static_order()
+    )
 
 
 def test_every_part_has_a_level():

@@ -1,7 +1,7 @@
 """The path from noise to data, and the direction of time.
 
-**t = 0 is noise, t = 1 is data.** This is the only place that says so. The path is straight; the box [-1, 1] is
-convex, so a path between two points inside never leaves it, and the velocity along it is ``data - noise``
+**t = 0 is noise, t = 1 is data.** This is the only place that says so. The path is straight; the box [-1, 1]
+is convex, so a path between two points inside never leaves it, and the velocity along it is ``data - noise``
 (Xie et al., Reflected Flow Matching, arXiv 2405.16577, section 3; PAV-DiT 4.2).
 """
 
@@ -22,8 +22,8 @@ def draw_noise(
 ) -> Tensor:
     """Noise for a batch of clips, one generator a clip: a seed means the clip, whatever the batch.
 
-    ``truncated_normal`` is N(0, 1) truncated to [-1, 1] in every coordinate, drawn by inverting its distribution
-    function in float64.
+    ``truncated_normal`` is N(0, 1) truncated to [-1, 1] in every coordinate, drawn by inverting its
+    distribution function in float64.
 
     Args:
         shape: of one clip's latent, ``(C, G, rows, columns)``.

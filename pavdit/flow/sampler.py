@@ -1,6 +1,6 @@
 """Reflected sampling: Euler or Heun along the learned velocity, folded back into the box after every step.
 
-Xie et al., Reflected Flow Matching, arXiv 2405.16577, section 3 (reflection in the sampler only); PAV-DiT 4.2.
+Xie et al., Reflected Flow Matching, arXiv 2405.16577, section 3 (only the sampler reflects); PAV-DiT 4.2.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from pavdit.flow.schedule import time_grid
-from pavdit.ops import fold, guided_euler_step_
+from pavdit.ops import bounce_sign, fold, guided_euler_step_
 
 Velocity = Callable[[Tensor, float, bool], Tensor]
-"""``velocity(latent (B, ...), t, guided)`` gives ``(B, ...)``, or, where `guided`, ``(2B, ...)``: the conditional half,
-then the half of the null condition."""
+"""``velocity(latent (B, ...), t, guided)`` gives ``(B, ...)``, or, where `guided`, ``(2B, ...)``: the half of the
+condition, then the half of the null condition."""
 
 Callback = Callable[[int, int, Tensor], None]
 """``callback(step, num_steps, latent)`` after each step; an exception from it ends the sampling."""
@@ -26,16 +26,6 @@ def mix_guidance(velocity: Tensor, guidance_scale: float) -> Tensor:
     """``v_null + s (v_cond - v_null)`` from the two halves of a guided batch."""
     conditional, null = velocity.chunk(2)
     return null + guidance_scale * (conditional - null)
-
-
-def reflection_sign(z: Tensor) -> Tensor:
-    """-1 where folding `z` into [-1, 1] takes an odd number of bounces, else +1.
-
-    A stage that the fold mirrored moves the other way along that coordinate. ``floor`` and a bit test keep the parity
-    right for negative values, where a remainder of truncated division would not.
-    """
-    odd = torch.floor((z + 1) / 2).to(torch.int64) & 1
-    return (1 - 2 * odd).to(z.dtype)
 
 
 @torch.no_grad()
@@ -53,8 +43,8 @@ def sample(
 ) -> Tensor:
     """Carry `noise` to data in `num_steps` steps.
 
-    Guidance is on where ``guidance_scale != 1`` and the step's time lies in `guidance_interval`. Mixing comes first,
-    then the step, then the fold. P stays float32 throughout.
+    Guidance is on where ``guidance_scale != 1`` and the step's time lies in `guidance_interval`. Mixing comes
+    first, then the step, then the fold. P stays float32 throughout.
 
     Args:
         velocity: the network with its condition bound.
@@ -63,8 +53,8 @@ def sample(
         guidance_scale: s of ``v_null + s (v_cond - v_null)``.
         guidance_interval: times with guidance.
         method: integrator.
-        reflect: fold into [-1, 1] after each step; with ``heun`` also the stage point, whose velocity changes sign on
-            coordinates that bounced an odd number of times.
+        reflect: fold into [-1, 1] after each step; with ``heun`` also the stage point, whose velocity changes
+            sign on coordinates that bounced an odd number of times.
         target: ``(G,)`` bool, the frames to generate; None is all. The others are neither moved nor folded.
         callback: called after each step.
 
@@ -88,7 +78,7 @@ def sample(
         if method == "heun":
             v = mix_guidance(v, guidance_scale) if guided else v
             stage = guided_euler_step_(latent.clone(), v, dt, 1.0, target, reflect=False)
-            sign = reflection_sign(stage) if reflect else torch.ones_like(stage)
+            sign = bounce_sign(stage) if reflect else torch.ones_like(stage)
             stage = torch.where(_spread(target, stage), fold(stage), stage) if reflect else stage
             v_next = velocity(stage, t_next, guided)
             v_next = mix_guidance(v_next, guidance_scale) if guided else v_next
