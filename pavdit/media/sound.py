@@ -1,0 +1,135 @@
+"""Decoded sound on a time line, at the rate of a clip."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from pavdit.clip import DataError
+from pavdit.media.probe import audio_stream, open_media, seconds_text
+
+Channel = Literal["mean", "first"]
+
+PREROLL_SECONDS = Fraction(1, 2)
+"""Decoded before the segment: the AAC decoder needs the frame before, the time line some stamps to settle on."""
+MARGIN_SECONDS = Fraction(1, 100)
+"""Context on both sides for the resampling filter, which reaches 2 ms at 8 kHz."""
+STAMP_JITTER_SECONDS = Fraction(2, 1000)
+"""Matroska rounds time stamps to 1 ms; lateness up to this is rounding, beyond it a hole in the recording."""
+LONGEST_HOLE_SECONDS = Fraction(1, 20)
+"""Joined segments leave holes of some milliseconds, in which the recording is silent; a longer one is damage."""
+
+
+def _samples(frame: Any, channel: Channel) -> np.ndarray:
+    """One decoded frame as ``(S,)`` float32, full scale = 1, neither clipped nor scaled."""
+    raw = frame.to_ndarray()
+    if not frame.format.is_planar:
+        raw = raw.reshape(-1, frame.layout.nb_channels).T
+    if raw.dtype == np.uint8:
+        raw = (raw.astype(np.float32) - 128) / 128
+    elif np.issubdtype(raw.dtype, np.integer):
+        raw = raw.astype(np.float64) / -float(np.iinfo(raw.dtype).min)
+    return (raw[0] if channel == "first" else raw.mean(axis=0)).astype(np.float32)
+
+
+def _decode(
+    path: Path, start: Fraction, end: Fraction, channel: Channel
+) -> tuple[list[tuple[Fraction, np.ndarray]], int, Fraction]:
+    """Frames of sound that touch [start, end) as (time in seconds, samples), their rate, and one tick in seconds."""
+    with open_media(path) as container:
+        stream = audio_stream(container, path)
+        tick = Fraction(stream.time_base)
+        if start > (stream.start_time or 0) * tick:
+            container.seek(math.floor(start / tick), stream=stream)
+        chunks: list[tuple[Fraction, np.ndarray]] = []
+        rate = 0
+        for frame in container.decode(stream):
+            if frame.pts is None or frame.is_corrupt:
+                raise DataError(f"{path}: want intact sound with time stamps, got a damaged frame")
+            if rate and frame.sample_rate != rate:
+                raise DataError(f"{path}: want one sample rate, got {rate} Hz, then {frame.sample_rate} Hz")
+            time, rate = frame.pts * Fraction(frame.time_base), frame.sample_rate
+            if time >= end:
+                break
+            chunks.append((time, _samples(frame, channel)))
+    return chunks, rate, tick
+
+
+def _join(chunks: list[tuple[Fraction, np.ndarray]], rate: int, path: Path) -> tuple[Fraction, np.ndarray]:
+    """Lay frames on the time line: time of the first sample, and the samples from there on without a break.
+
+    A decoder's output is continuous, so a frame stamped a little early still follows the one before; a frame stamped
+    late leaves a hole, which is silence (see the constants above).
+
+    Raises:
+        DataError: a hole that is too long, or time stamps that go back by more than a frame.
+    """
+    start = chunks[0][0]
+    parts: list[np.ndarray] = []
+    length = 0
+    for time, samples in chunks:
+        late = time - start - Fraction(length, rate)
+        if late > LONGEST_HOLE_SECONDS or -late > Fraction(2 * len(samples), rate):
+            raise DataError(
+                f"{path}: want sound without gaps, got a jump of {seconds_text(late)} s at {seconds_text(time)} s"
+            )
+        if late > STAMP_JITTER_SECONDS:
+            parts.append(np.zeros(round(late * rate), np.float32))
+            length += len(parts[-1])
+        parts.append(samples)
+        length += len(samples)
+    return start, np.concatenate(parts)
+
+
+def resample(wave: np.ndarray, source_rate: int, sample_rate: int) -> np.ndarray:
+    """``(S,)`` float32 at another rate by libswresample; sample 0 stays at the same instant, peaks stay above 1."""
+    import av
+
+    if source_rate == sample_rate:
+        return wave
+    frame = av.AudioFrame.from_ndarray(
+        np.ascontiguousarray(wave[None], np.float32), format="fltp", layout="mono"
+    )
+    frame.sample_rate, frame.pts, frame.time_base = source_rate, 0, Fraction(1, source_rate)
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=sample_rate)
+    out = [*resampler.resample(frame), *resampler.resample(None)]
+    return np.concatenate([part.to_ndarray()[0] for part in out])
+
+
+def read_wave(
+    path: Path, start: Fraction, num_samples: int, sample_rate: int, channel: Channel
+) -> np.ndarray:
+    """Decode `num_samples` samples at `sample_rate` from `start` seconds on the container's time line.
+
+    Source sample i stands at (time of the first sample) + i / (source rate). The result's sample 0 stands within
+    half a sample of `start`. Nothing is padded but what the container's clock cannot resolve: one tick of it.
+
+    Returns:
+        ``(S,)`` float32, peaks above 1 kept as decoded.
+
+    Raises:
+        DataError: damaged, gaps, or no sound over the whole segment.
+    """
+    end = start + Fraction(num_samples, sample_rate)
+    chunks, rate, tick = _decode(path, start - PREROLL_SECONDS, end + MARGIN_SECONDS, channel)
+    if not chunks:
+        raise DataError(f"{path}: want sound from {seconds_text(start)} s, got none")
+    first, wave = _join(chunks, rate, path)
+    last = first + Fraction(len(wave), rate)
+    slack = max(tick, Fraction(1, rate))
+    if first > start + slack or last < end - slack:
+        raise DataError(
+            f"{path}: want sound from {seconds_text(start)} to {seconds_text(end)} s, "
+            f"got {seconds_text(first)} to {seconds_text(last)} s"
+        )
+    begin = max(0, math.floor((start - MARGIN_SECONDS - first) * rate))
+    stop = min(len(wave), math.ceil((end + MARGIN_SECONDS - first) * rate))
+    out = resample(wave[begin:stop], rate, sample_rate)
+    skip = round((start - first - Fraction(begin, rate)) * sample_rate)
+    # The clock's rounding, one tick at most: hold the sample at the border.
+    out = np.pad(out, (max(0, -skip), max(0, skip + num_samples - len(out))), mode="edge")
+    return out[max(0, skip) :][:num_samples]
