@@ -34,8 +34,8 @@ class ClipSpec:
     """Sizes and rates of a clip. Sound and picture share one time origin.
 
     Frame ``k`` lasts from ``k / fps`` to ``(k + 1) / fps`` seconds and owns the wave samples
-    ``[samples_per_frame * k, samples_per_frame * (k + 1))`` and exactly `columns_per_frame` mel columns, so the
-    hop of the spectrogram follows from the rates: ``sample_rate = fps * columns_per_frame * hop_length``.
+    ``[samples_per_frame * k, samples_per_frame * (k + 1))`` and exactly `columns_per_frame` mel columns, so
+    the hop of the spectrogram follows from the rates: ``sample_rate = fps * columns_per_frame * hop_length``.
 
     Attributes:
         num_frames: T.

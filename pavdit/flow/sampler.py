@@ -15,8 +15,8 @@ from pavdit.flow.schedule import time_grid
 from pavdit.ops import bounce_sign, fold, guided_euler_step_
 
 Velocity = Callable[[Tensor, float, bool], Tensor]
-"""``velocity(latent (B, ...), t, guided)`` gives ``(B, ...)``, or, where `guided`, ``(2B, ...)``: the half of the
-condition, then the half of the null condition."""
+"""``velocity(latent (B, ...), t, guided)`` gives ``(B, ...)``, or, where `guided`, ``(2B, ...)``: the half
+of the condition, then the half of the null condition."""
 
 Callback = Callable[[int, int, Tensor], None]
 """``callback(step, num_steps, latent)`` after each step; an exception from it ends the sampling."""

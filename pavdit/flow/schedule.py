@@ -25,7 +25,7 @@ def draw_times(
 
 
 def time_grid(num_steps: int) -> list[float]:
-    """``num_steps + 1`` equally spaced times from noise to data; on the host, so that no step waits for it."""
+    """``num_steps + 1`` equally spaced times from noise to data; on the host: no step waits for it."""
     if num_steps < 1:
         raise ValueError(f"time_grid: want num_steps >= 1, got {num_steps}")
     return [step / num_steps for step in range(num_steps + 1)]
