@@ -9,19 +9,21 @@ import torch
 from torch import Tensor
 
 EQUATION = {torch.float64: 1e-11, torch.float32: 1e-5}
-"""Relative to max|want|: two float64 (float32) evaluations of one equation that differ in the order of summation only.
-Sums here have up to some hundred terms, so float64 rounding reaches about 1e-14; 1e-11 still catches every wrong term."""
+"""Relative to max|want|: two float64 (float32) evaluations of one equation that differ in the order of
+summation only. Sums here have up to some hundred terms, so float64 rounding reaches about 1e-14; 1e-11 still
+catches every wrong term."""
 
 BATCH = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
-"""Relative to max|want|: a whole model on a batch of two against two batches of one. A GEMM splits its sums by shape, so
-the results differ by rounding, amplified by depth; about 200 (float32) or 5 (low precision) units in the last place."""
+"""Relative to max|want|: a whole model on a batch of two against two batches of one. A GEMM splits its sums
+by shape, so the results differ by rounding, amplified by depth; about 200 (float32) or 5 (low precision)
+units in the last place."""
 
 LATENTS = 1e-4
 """Absolute, float32: latents in [-1, 1] after 30 Euler steps of `tiny` (DESIGN section 4)."""
 
 
 def error(got: Tensor, exact: Tensor) -> float:
-    """max|got - exact| in float64; infinite where `got` has a NaN that `exact` has not, 0 for empty tensors."""
+    """max|got - exact| in float64; a NaN on either side counts as infinite, an empty tensor as 0."""
     if got.shape != exact.shape:
         raise AssertionError(f"shape: want {tuple(exact.shape)}, got {tuple(got.shape)}")
     if got.numel() == 0:
@@ -48,12 +50,15 @@ def assert_no_worse(got: Tensor, eager: Tensor, exact: Tensor, *, what: str = "r
     """
     if got.dtype != eager.dtype or exact.dtype != torch.float64:
         raise AssertionError(
-            f"{what}: want one dtype for got and eager and float64 for exact, got {got.dtype}, {eager.dtype}, {exact.dtype}"
+            f"{what}: want one dtype for got and eager and float64 for exact, "
+            f"got {got.dtype}, {eager.dtype}, {exact.dtype}"
         )
     bound = 2 * error(eager, exact) + torch.finfo(got.dtype).eps * magnitude(exact)
     found = error(got, exact)
     if not found <= bound:
-        raise AssertionError(f"{what}: want error <= {bound:.3e} (eager {error(eager, exact):.3e}), got {found:.3e}")
+        raise AssertionError(
+            f"{what}: want error <= {bound:.3e} (eager {error(eager, exact):.3e}), got {found:.3e}"
+        )
 
 
 def assert_equation(got: Tensor, want: Tensor, *, what: str = "result") -> None:

@@ -1,7 +1,7 @@
 """The only door to native code. Every op is one public function here, with a PyTorch reference behind it.
 
-A public function checks its arguments, takes part in autograd and `torch.compile`, and uses a native kernel where
-there is one for the device and dtype; ``pavdit doctor`` says which implementation serves and why.
+A public function checks its arguments, takes part in autograd and `torch.compile`, and uses a native kernel
+where there is one for the device and dtype; ``pavdit doctor`` says which implementation serves and why.
 """
 
 from pavdit.ops.axis_attention import axis_attention, axis_query_attention

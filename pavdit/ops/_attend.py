@@ -26,8 +26,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tens
     """
     mask = None
     if valid is not None:
-        # With its keys and values zeroed, a row that has no valid key may see them all: it gives 0 and gradient 0
-        # on every backend, where -inf everywhere would give NaN on some.
+        # With its keys and values zeroed, a row that has no valid key may see them all: it gives 0 and
+        # gradient 0 on every backend, where -inf everywhere would give NaN on some.
         empty = ~valid[:, :, None, None]
         k, v = k.masked_fill(empty, 0.0), v.masked_fill(empty, 0.0)
         mask = (valid | ~valid.any(1, keepdim=True))[:, None, None, :]  # (P, 1, 1, N)

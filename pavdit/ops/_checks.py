@@ -69,7 +69,8 @@ def check_norm_and_rope(
     """QK-norm weights are both None or both (E,), `rope` is None or float32 (2, length, E/2) with E even.
 
     Raises:
-        TypeError: another dtype; tables of angles are float32 whatever `like` is, since bfloat16 blurs positions.
+        TypeError: another dtype; tables of angles are float32 whatever `like` is, since bfloat16 blurs
+            positions.
         ValueError: another shape or device, only one weight, or an odd E.
     """
     width = like.shape[-1]

@@ -34,11 +34,11 @@ def axis_attention(
     arXiv 2102.05095) in the encoder of PAV-DiT eq. 1; temporal blocks of Open-Sora 1.2, STDiT3 (PAV-DiT 3.2).
 
     Args:
-        qkv: ``(..., 3, A, E)`` with at least one leading axis; float32, bfloat16 or float16 (float64: reference
-            only). Any strides.
+        qkv: ``(..., 3, A, E)`` with at least one leading axis; float32, bfloat16 or float16 (float64:
+            reference only). Any strides.
         axis: index of the leading axis to attend along, counted from 0.
-        valid: bool, broadcastable to the leading shape: False hides that position as a key, whatever is stored
-            there. A row with no valid key gives 0.
+        valid: bool, broadcastable to the leading shape: False hides that position as a key, whatever is
+            stored there. A row with no valid key gives 0.
         q_weight: ``(E,)``, RMS norm of the queries (eps 1e-6) before the rotation; dtype of `qkv` or float32.
         k_weight: ``(E,)``, the same for keys. Both or neither.
         rope: float32 ``(2, L, E/2)``: cosine and sine per position of the axis; pairs ``(2i, 2i+1)`` rotate.
@@ -52,9 +52,7 @@ def axis_attention(
     """
     check_floating("axis_attention", qkv=qkv)
     if qkv.ndim < 4 or qkv.shape[-3] != 3 or qkv.shape[-1] == 0:
-        raise ValueError(
-            f"axis_attention: want qkv (...,3,A,E) with a leading axis, got {tuple(qkv.shape)}"
-        )
+        raise ValueError(f"axis_attention: want qkv (...,3,A,E) with a leading axis, got {tuple(qkv.shape)}")
     leading = qkv.shape[:-3]
     _check_axis("axis_attention", axis, leading)
     check_valid("axis_attention", valid, leading, qkv.device)
@@ -63,14 +61,16 @@ def axis_attention(
 
 
 def axis_query_attention(q: Tensor, kv: Tensor, axis: int, valid: Tensor | None = None) -> Tensor:
-    r"""Attention of one query per problem along an axis: the last layer of a projector, where only the summary
-    token's output is used.
+    r"""Attention of one query per problem along an axis: the last layer of a projector, where only the
+    summary token's output is used.
 
     ``out = softmax(q k^T / sqrt(E)) v``.    Source: the projections f^t, f^h, f^w of PAV-DiT eq. 2.
 
     Args:
-        q: ``(..., 1, A, E)``, of length 1 along `axis`; float32, bfloat16 or float16 (float64: reference only).
-        kv: ``(..., 2, A, E)``, keys and values, dtype and device of `q`; the same leading shape but for `axis`.
+        q: ``(..., 1, A, E)``, of length 1 along `axis`; float32, bfloat16 or float16 (float64: reference
+            only).
+        kv: ``(..., 2, A, E)``, keys and values, dtype and device of `q`; the same leading shape but for
+            `axis`.
         axis: index of the leading axis to attend along, counted from 0.
         valid: bool, broadcastable to the leading shape of `kv`, as in `axis_attention`.
 
@@ -93,7 +93,8 @@ def axis_query_attention(q: Tensor, kv: Tensor, axis: int, valid: Tensor | None 
     want = (*leading[:axis], 1, *leading[axis + 1 :], 1, *kv.shape[-2:])
     if q.shape != want:
         raise ValueError(
-            f"{op}: want q {want}, of length 1 along axis {axis} of kv {tuple(kv.shape)}, got {tuple(q.shape)}"
+            f"{op}: want q {want}, of length 1 along axis {axis} beside kv {tuple(kv.shape)}, "
+            f"got {tuple(q.shape)}"
         )
     check_valid(op, valid, leading, q.device)
     return axis_query_attention_reference(q, kv, axis, valid)

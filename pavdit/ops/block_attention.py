@@ -34,19 +34,20 @@ def block_attention(
 ) -> Tensor:
     r"""Attention of every query over the keys of its own block of ``(bt, bh, bw)`` tokens.
 
-    ``A[i,j] = softmax_j(q_i k_j / sqrt(E))`` with i, j in one block.    Source: PAV-DiT eq. 8. With a block of one
-    frame it is the spatial attention of Open-Sora 1.2, STDiT3.
+    ``A[i,j] = softmax_j(q_i k_j / sqrt(E))`` with i, j in one block.    Source: PAV-DiT eq. 8. With a block
+    of one frame it is the spatial attention of Open-Sora 1.2, STDiT3.
 
     Args:
         q: ``(B, T, H, W, A, E)``, float32, bfloat16 or float16 (float64: reference only). Any strides.
         k: shape, dtype and device of `q`.
         v: shape, dtype and device of `q`.
         block: ``(bt, bh, bw)``, dividing ``(T, H, W)``. Inside a block tokens count in the order (t, h, w).
-        valid: bool, broadcastable to ``(B, T, H, W)``: False hides that position as a key, whatever is stored there.
-            A query with no valid key in its block gives 0.
+        valid: bool, broadcastable to ``(B, T, H, W)``: False hides that position as a key, whatever is stored
+            there. A query with no valid key in its block gives 0.
         q_weight: ``(E,)``, RMS norm of the queries (eps 1e-6) before the rotation; dtype of `q` or float32.
         k_weight: ``(E,)``, the same for keys. Both or neither.
-        rope: float32 ``(2, bt*bh*bw, E/2)``: cosine and sine per position in the block; pairs ``(2i, 2i+1)`` rotate.
+        rope: float32 ``(2, bt*bh*bw, E/2)``: cosine and sine per position in the block; pairs ``(2i, 2i+1)``
+            rotate.
 
     Returns:
         ``(B, T, H, W, A, E)``, contiguous, dtype of `q`; the softmax is float32.
@@ -71,8 +72,8 @@ def block_attention(
 def block_cross_attention(qkv_a: Tensor, qkv_b: Tensor, block: Sequence[int]) -> tuple[Tensor, Tensor]:
     r"""Bi-Block CrossAttn: each stream's queries over the other's keys and values, block by block.
 
-    ``out_a = A(q_a, k_b) v_b`` and ``out_b = A(q_b, k_a) v_a``, ``A[i,j] = softmax_j(q_i k_j / sqrt(E))`` with i, j in
-    one block.    Source: PAV-DiT eq. 8, both directions.
+    ``out_a = A(q_a, k_b) v_b`` and ``out_b = A(q_b, k_a) v_a``, ``A[i,j] = softmax_j(q_i k_j / sqrt(E))``
+    with i, j in one block.    Source: PAV-DiT eq. 8, both directions.
 
     Args:
         qkv_a: ``(B, T, H, W, 3, A, E)``, float32, bfloat16 or float16 (float64: reference only). Any strides.
@@ -80,7 +81,8 @@ def block_cross_attention(qkv_a: Tensor, qkv_b: Tensor, block: Sequence[int]) ->
         block: ``(bt, bh, bw)``, dividing ``(T, H, W)``.
 
     Returns:
-        ``out_a`` and ``out_b``, each ``(B, T, H, W, A, E)``, contiguous, dtype of `qkv_a`; the softmax is float32.
+        ``out_a`` and ``out_b``, each ``(B, T, H, W, A, E)``, contiguous, dtype of `qkv_a`; the softmax is
+        float32.
 
     Raises:
         ValueError: a shape or a device does not fit, or `block` does not divide the grid.
@@ -101,7 +103,9 @@ def _check_block(op: str, block: Sequence[int], grid: Sequence[int]) -> None:
     if not isinstance(block, Sequence) or any(not isinstance(n, int) for n in block):
         raise TypeError(f"{op}: want block three ints (bt, bh, bw), got {block!r}")
     if len(block) != 3 or min(block) < 1 or any(n % b for n, b in zip(grid, block, strict=True)):
-        raise ValueError(f"{op}: want block (bt, bh, bw) to divide (T, H, W) = {tuple(grid)}, got {tuple(block)}")
+        raise ValueError(
+            f"{op}: want block (bt, bh, bw) to divide (T, H, W) = {tuple(grid)}, got {tuple(block)}"
+        )
 
 
 def _to_blocks(x: Tensor, block: Sequence[int]) -> Tensor:
@@ -163,9 +167,7 @@ def _raw_block_attention(
     return block_attention_reference(q, k, v, block, valid, q_weight, k_weight, rope)
 
 
-def _raw_block_cross_attention(
-    qkv_a: Tensor, qkv_b: Tensor, block: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+def _raw_block_cross_attention(qkv_a: Tensor, qkv_b: Tensor, block: Sequence[int]) -> tuple[Tensor, Tensor]:
     refuse_gradients("block_cross_attention", qkv_a, qkv_b)
     return block_cross_attention_reference(qkv_a, qkv_b, block)
 

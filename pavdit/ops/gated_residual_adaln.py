@@ -19,8 +19,8 @@ def gated_residual_adaln(
 ) -> tuple[Tensor, Tensor]:
     r"""Close a residual and modulate it for the next layer.
 
-    ``residual = x + gate[g] * y`` (no gate: ``x + y``), ``modulated = LayerNorm_D(residual) * (1 + scale[g]) +
-    shift[g]``, where frame f belongs to group ``g = f * G // F``.    Source: adaLN of DiT (Peebles & Xie,
+    ``residual = x + gate[g] * y`` (no gate: ``x + y``), ``modulated = LayerNorm_D(residual) * (1 + scale[g])
+    + shift[g]``, where frame f belongs to group ``g = f * G // F``.    Source: adaLN of DiT (Peebles & Xie,
     arXiv 2212.09748) in the blocks of Open-Sora 1.2, STDiT3 (PAV-DiT 3.2).
 
     Args:
@@ -32,8 +32,8 @@ def gated_residual_adaln(
         eps: added to the variance.
 
     Returns:
-        ``residual`` and ``modulated``, each ``(B, F, N, D)``, contiguous, dtype of `x`. Both are computed in float32;
-        `modulated` is the norm of the rounded residual.
+        ``residual`` and ``modulated``, each ``(B, F, N, D)``, contiguous, dtype of `x`. Both are computed in
+        float32; `modulated` is the norm of the rounded residual.
 
     Raises:
         ValueError: a shape or a device does not fit, or G does not divide F.

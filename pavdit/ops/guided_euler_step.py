@@ -9,15 +9,17 @@ from pavdit.ops._checks import FLOATING, refuse_gradients
 
 torch.library.define(
     "pavdit::guided_euler_step_",
-    "(Tensor(a!) latent, Tensor velocity, Tensor dt, Tensor guidance_scale, Tensor? target, bool reflect) -> ()",
+    "(Tensor(a!) latent, Tensor velocity, Tensor dt, Tensor guidance_scale, Tensor? target, bool reflect) "
+    "-> ()",
 )
 
 
 def fold(z: Tensor) -> Tensor:
     r"""Fold a straight line back into the box [-1, 1] by mirrors at -1 and 1: a triangle wave of period 4.
 
-    ``b = floor((z + 1) / 2)`` is the number of mirrors passed; ``fold(z) = (z - 2b) * (1 - 2 (b & 1))``. Values
-    inside the box come back bit for bit.    Source: Xie et al., arXiv 2405.16577 (reflection on a hypercube).
+    ``b = floor((z + 1) / 2)`` is the number of mirrors passed; ``fold(z) = (z - 2b) * (1 - 2 (b & 1))``.
+    Values inside the box come back bit for bit.    Source: Xie et al., arXiv 2405.16577 (reflection on a
+    hypercube).
 
     Args:
         z: any shape, floating point.
@@ -32,7 +34,8 @@ def fold(z: Tensor) -> Tensor:
 def bounce_sign(z: Tensor) -> Tensor:
     r"""Sign that a velocity has after the bounces that `fold` applies to `z`.
 
-    ``1 - 2 (floor((z + 1) / 2) & 1)``: -1 after an odd number of bounces.    Source: Xie et al., arXiv 2405.16577.
+    ``1 - 2 (floor((z + 1) / 2) & 1)``: -1 after an odd number of bounces.    Source: Xie et al., arXiv
+    2405.16577.
 
     Args:
         z: any shape, floating point.
@@ -62,16 +65,16 @@ def guided_euler_step_(
 ) -> Tensor:
     r"""Mix the guidance halves, take one Euler step and fold, in place and on target frames only.
 
-    ``v = v_null + guidance_scale * (v_cond - v_null)``, ``latent = fold(latent + dt * v)``.    Source: reflected flow,
-    Xie et al., arXiv 2405.16577, the sampler of PAV-DiT 4.2; classifier-free guidance, Ho & Salimans,
-    arXiv 2207.12598.
+    ``v = v_null + guidance_scale * (v_cond - v_null)``, ``latent = fold(latent + dt * v)``.    Source:
+    reflected flow, Xie et al., arXiv 2405.16577, the sampler of PAV-DiT 4.2; classifier-free guidance, Ho &
+    Salimans, arXiv 2207.12598.
 
     Nothing is read back to the host: `dt` and `guidance_scale` may be 0-d tensors on the device.
 
     Args:
         latent: ``(B, C, G, H, W)`` float32; overwritten.
-        velocity: ``(2B, C, G, H, W)``, the conditional half, then the null half; or ``(B, C, G, H, W)``, used as it
-            is, without guidance. Float32, bfloat16 or float16.
+        velocity: ``(2B, C, G, H, W)``, the conditional half, then the null half; or ``(B, C, G, H, W)``, used
+            as it is, without guidance. Float32, bfloat16 or float16.
         dt: length of the step.
         guidance_scale: 1 is the conditional velocity, 0 the null velocity; not used without a null half.
         target: bool ``(G,)`` or ``(B, G)``; other frames keep every bit. None: all frames.
@@ -123,7 +126,8 @@ def _check_scalar(op: str, name: str, value: float | Tensor, device: torch.devic
         return
     if value.ndim or not value.is_floating_point():
         raise ValueError(
-            f"{op}: want {name} a number or a floating-point 0-d tensor, got {tuple(value.shape)} {value.dtype}"
+            f"{op}: want {name} a number or a floating-point 0-d tensor, "
+            f"got {tuple(value.shape)} {value.dtype}"
         )
     if value.device != device:
         # a 0-d CPU tensor would be read when the step is launched, not when a captured step is replayed

@@ -14,20 +14,22 @@ torch.library.define("pavdit::multiscale_temporal_attention", "(Tensor qkv) -> (
 
 
 def multiscale_temporal_attention(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Average-pool q, k and v 1x, 2x and 4x along T and attend along T at each scale, per position of S and head.
+    r"""Average-pool q, k and v 1x, 2x and 4x along T and attend along T at each scale, per position of S and
+    head.
 
     ``out_s = Attn_t(AvgPool_s(qkv))`` for s in 1, 2, 4.    Source: PAV-DiT eq. 4 and the Attn_t of eq. 5; the
     transposed convolutions of eq. 5 and their sum are the caller's.
 
-    Pooling after a projection without bias is the same as before it, so one projection serves the three scales.
+    Pooling after a projection without bias is the same as before it, so one projection serves the three
+    scales.
 
     Args:
-        qkv: ``(B, T, S, 3, A, E)``, T a multiple of 4; float32, bfloat16 or float16 (float64: reference only).
-            Any strides.
+        qkv: ``(B, T, S, 3, A, E)``, T a multiple of 4; float32, bfloat16 or float16 (float64: reference
+            only). Any strides.
 
     Returns:
-        ``(B, T, S, A, E)``, ``(B, T/2, S, A, E)`` and ``(B, T/4, S, A, E)``, contiguous, dtype of `qkv`; pooling and
-        softmax are float32.
+        ``(B, T, S, A, E)``, ``(B, T/2, S, A, E)`` and ``(B, T/4, S, A, E)``, contiguous, dtype of `qkv`;
+        pooling and softmax are float32.
 
     Raises:
         ValueError: another shape, or T is no multiple of 4.

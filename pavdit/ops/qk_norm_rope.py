@@ -17,8 +17,9 @@ torch.library.define(
 def qk_norm_rope(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None = None) -> Tensor:
     r"""Normalise queries and keys over the head width, then rotate them by position. Values pass untouched.
 
-    ``q' = q / sqrt(mean_E(q^2) + 1e-6) * q_weight``, the same for k; then every pair ``(q'[2i], q'[2i+1])`` turns by
-    the angle of its position.    Source: Open-Sora 1.2, STDiT3 (QK-norm before RoPE); Su et al., arXiv 2104.09864.
+    ``q' = q / sqrt(mean_E(q^2) + 1e-6) * q_weight``, the same for k; then every pair ``(q'[2i], q'[2i+1])``
+    turns by the angle of its position.    Source: Open-Sora 1.2, STDiT3 (QK-norm before RoPE); Su et al.,
+    arXiv 2104.09864.
 
     Norm and rotation are computed in float32 and rounded once.
 

@@ -1,4 +1,4 @@
-"""Poison fresh memory in these tests: what an op does not write is NaN, so a forgotten element cannot pass."""
+"""Poison fresh memory in these tests: an element that an op forgets to write is NaN and cannot pass."""
 
 from __future__ import annotations
 
