@@ -1,0 +1,69 @@
+"""The framing that the sound ops share: which samples a column of the spectrogram sees.
+
+Column ``n`` (of ``N = S / hop_length``) is centred on sample ``(n + 1/2) * hop_length``: the wave is
+reflected by ``(n_fft - hop_length) / 2`` on both ends and the window stands in the middle of the FFT. Samples
+outside the window are multiplied by zero, so only the `win_length` samples under it are cut out and the FFT
+pads them at its end. That changes a column by a linear phase, which neither a magnitude nor a round trip nor
+a phase projection can see.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def check_framing(op: str, num_samples: int, win_length: int, n_fft: int, hop_length: int) -> None:
+    """Raise a ValueError, named after `op`, where the framing is not defined for a wave of `num_samples`."""
+    if not 0 < hop_length <= win_length <= n_fft:
+        raise ValueError(
+            f"{op}: want 0 < hop_length <= win_length <= n_fft, got {hop_length}, {win_length}, {n_fft}"
+        )
+    if (n_fft - hop_length) % 2:
+        raise ValueError(f"{op}: want n_fft - hop_length even, got {n_fft} - {hop_length}")
+    if num_samples % hop_length:
+        raise ValueError(f"{op}: want samples in multiples of hop_length = {hop_length}, got {num_samples}")
+    padding = (n_fft - hop_length) // 2
+    if num_samples <= padding:
+        raise ValueError(
+            f"{op}: want more samples than the reflect padding (n_fft - hop_length) / 2 = {padding}, "
+            f"got {num_samples}"
+        )
+
+
+def window_margin(win_length: int, n_fft: int, hop_length: int) -> tuple[int, int]:
+    """How far the first window reaches before the wave and the last one behind it, in samples."""
+    left = (n_fft - hop_length) // 2 - (n_fft - win_length) // 2
+    return left, win_length - hop_length - left
+
+
+def windowed_columns(wave: Tensor, window: Tensor, n_fft: int, hop_length: int) -> Tensor:
+    """``(B, S)`` to the windowed pieces of the reflected wave, ``(B, N, win_length)``."""
+    win_length = window.shape[0]
+    margin = window_margin(win_length, n_fft, hop_length)
+    padded = F.pad(wave.unsqueeze(1), margin, mode="reflect").squeeze(1)
+    return padded.unfold(-1, win_length, hop_length) * window
+
+
+def overlap_add(columns: Tensor, n_fft: int, hop_length: int) -> Tensor:
+    """Add windowed columns ``(B, N, win_length)`` where they belong and cut the margins: ``(B, S)``."""
+    batch, num_columns, win_length = columns.shape
+    hops = -(-win_length // hop_length)  # that a window reaches into
+    padded = columns.new_zeros(batch, num_columns + hops, hop_length)
+    for hop in range(hops):
+        piece = columns[..., hop * hop_length : (hop + 1) * hop_length]
+        padded[:, hop : hop + num_columns, : piece.shape[2]] += piece
+    left, _ = window_margin(win_length, n_fft, hop_length)
+    return padded.flatten(1)[:, left : left + num_columns * hop_length]
+
+
+def window_square_sum(window: Tensor, num_columns: int, n_fft: int, hop_length: int) -> Tensor:
+    """Sum of the squared windows over each sample, ``(S,)``: what an overlap-add is divided by."""
+    squares = (window * window).expand(1, num_columns, -1)
+    return overlap_add(squares, n_fft, hop_length)[0]
+
+
+def spectrum(columns: Tensor, n_fft: int) -> Tensor:
+    """Windowed columns ``(B, N, win_length)`` to ``(B, N, n_fft / 2 + 1)`` complex, unscaled."""
+    return torch.fft.rfft(columns, n=n_fft)

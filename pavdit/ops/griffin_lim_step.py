@@ -1,0 +1,137 @@
+"""One iteration of fast Griffin-Lim."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pavdit.ops._checks import check_floating, refuse_gradients
+from pavdit.ops._stft import check_framing, overlap_add, spectrum, windowed_columns
+
+torch.library.define(
+    "pavdit::griffin_lim_step",
+    "(Tensor columns, Tensor previous, Tensor magnitude, Tensor window, Tensor square_sum, SymInt n_fft, "
+    "SymInt hop_length, float momentum) -> (Tensor, Tensor)",
+)
+
+
+def griffin_lim_step(
+    columns: Tensor,
+    previous: Tensor,
+    magnitude: Tensor,
+    window: Tensor,
+    square_sum: Tensor,
+    n_fft: int,
+    hop_length: int,
+    momentum: float,
+) -> tuple[Tensor, Tensor]:
+    r"""Bring the columns of a spectrogram one step closer to those of a real wave.
+
+    ``wave = overlap_add(columns) / square_sum``, ``rebuilt = STFT(wave)``,
+    ``ahead = rebuilt + momentum * (rebuilt - previous)``; the new columns are the inverse FFTs of
+    ``magnitude * ahead / |ahead|``, multiplied by the window.    Source: Griffin & Lim 1984; the momentum:
+    Perraudin, Balazs & Søndergaard 2013, "A fast Griffin-Lim algorithm".
+
+    The state between two steps is in time, so that a column needs its neighbours' samples, not their spectra.
+    A column's phase counts from the first sample of its window.
+
+    Args:
+        columns: ``(B, N, win_length)``, inverse FFTs of the current spectrum, multiplied by the window;
+            float32 or float64.
+        previous: ``(B, N, n_fft / 2 + 1)`` complex, `rebuilt` of the step before, zeros for the first one.
+        magnitude: ``(B, N, n_fft / 2 + 1)``, the wanted unscaled magnitude, dtype of `columns`.
+        window: ``(win_length,)``, dtype of `columns`.
+        square_sum: ``(S,)``, sum of the squared windows at each sample, nowhere 0; ``S = N * hop_length``.
+        n_fft: samples of the FFT.
+        hop_length: samples from one column to the next.
+        momentum: 0 is plain Griffin-Lim.
+
+    Returns:
+        ``columns`` and ``rebuilt`` for the next step, in the shapes and dtypes of `columns` and `previous`.
+
+    Raises:
+        ValueError: a shape, a device or a number does not fit.
+        TypeError: a dtype is none of the above.
+    """
+    real = {"columns": columns, "magnitude": magnitude, "window": window, "square_sum": square_sum}
+    check_floating("griffin_lim_step", **real)
+    if columns.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"griffin_lim_step: want columns float32 or float64, got {columns.dtype}")
+    if previous.dtype != columns.dtype.to_complex() or previous.device != columns.device:
+        raise TypeError(
+            f"griffin_lim_step: want previous {columns.dtype.to_complex()} on {columns.device}, got "
+            f"{previous.dtype} on {previous.device}"
+        )
+    if columns.ndim != 3 or window.shape != columns.shape[2:]:
+        raise ValueError(
+            "griffin_lim_step: want columns (B,N,win_length), window (win_length,), got "
+            f"{tuple(columns.shape)}, {tuple(window.shape)}"
+        )
+    batch, num_columns, win_length = columns.shape
+    num_samples = num_columns * hop_length
+    check_framing("griffin_lim_step", num_samples, win_length, n_fft, hop_length)
+    bins = (batch, num_columns, n_fft // 2 + 1)
+    if previous.shape != bins or magnitude.shape != bins or square_sum.shape != (num_samples,):
+        raise ValueError(
+            f"griffin_lim_step: want previous and magnitude {bins}, square_sum ({num_samples},), got "
+            f"{tuple(previous.shape)}, {tuple(magnitude.shape)}, {tuple(square_sum.shape)}"
+        )
+    if momentum < 0:
+        raise ValueError(f"griffin_lim_step: want momentum >= 0, got {momentum}")
+    return griffin_lim_step_reference(
+        columns, previous, magnitude, window, square_sum, n_fft, hop_length, momentum
+    )
+
+
+def griffin_lim_step_reference(
+    columns: Tensor,
+    previous: Tensor,
+    magnitude: Tensor,
+    window: Tensor,
+    square_sum: Tensor,
+    n_fft: int,
+    hop_length: int,
+    momentum: float,
+) -> tuple[Tensor, Tensor]:
+    """The op in plain PyTorch."""
+    wave = overlap_add(columns, n_fft, hop_length) / square_sum  # (B, S)
+    rebuilt = spectrum(windowed_columns(wave, window, n_fft, hop_length), n_fft)  # (B, N, K)
+    # rebuilt + momentum * (rebuilt - previous), divided by 1 + momentum: a phase does not see the factor
+    ahead = torch.sub(rebuilt, previous, alpha=momentum / (1.0 + momentum))
+    projected = magnitude * torch.sgn(ahead)  # sgn(z) = z / |z|, 0 at 0
+    return torch.fft.irfft(projected, n=n_fft)[..., : window.shape[0]] * window, rebuilt
+
+
+def _raw(
+    columns: Tensor,
+    previous: Tensor,
+    magnitude: Tensor,
+    window: Tensor,
+    square_sum: Tensor,
+    n_fft: int,
+    hop_length: int,
+    momentum: float,
+) -> tuple[Tensor, Tensor]:
+    refuse_gradients("griffin_lim_step", columns, previous, magnitude, window, square_sum)
+    return griffin_lim_step_reference(
+        columns, previous, magnitude, window, square_sum, n_fft, hop_length, momentum
+    )
+
+
+torch.library.impl("pavdit::griffin_lim_step", "CompositeExplicitAutograd", _raw)
+
+
+@torch.library.register_fake("pavdit::griffin_lim_step")
+def _(
+    columns: Tensor,
+    previous: Tensor,
+    magnitude: Tensor,
+    window: Tensor,
+    square_sum: Tensor,
+    n_fft: int,
+    hop_length: int,
+    momentum: float,
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(columns, memory_format=torch.contiguous_format), previous.new_empty(
+        previous.shape
+    )
