@@ -1,0 +1,172 @@
+"""MDSA: both streams, where they meet in the encoder (eq. 6) and where they meet in the decoder (eq. 8)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from pavdit.config import ModelConfig
+from pavdit.latents import Planes
+from pavdit.mdsa.attention import CrossStreamAttention, GroupCrossModalAttention
+from pavdit.mdsa.bottleneck import Posterior, ToLatent
+from pavdit.mdsa.decoder import StreamDecoder
+from pavdit.mdsa.encoder import StreamEncoder
+from pavdit.mdsa.streams import StreamMasks
+
+
+class Reconstruction(NamedTuple):
+    """Frames ``(B, 3, T, H, W)``, mel images ``(B, 1, T, M, L)`` and the posteriors they came from."""
+
+    video: Tensor
+    audio: Tensor
+    video_posterior: Posterior
+    audio_posterior: Posterior
+
+
+class MDSA(nn.Module):
+    """The multi-scale dual-stream spatio-temporal autoencoder (PAV-DiT 3.1).
+
+    Encoding is eq. 1 and 2 and the plane attention of eq. 4 and 5 per stream, GCM-Attn between the streams
+    (eq. 6), then the bottleneck. Decoding is eq. 7 per stream, Bi-Block CrossAttn between them (eq. 8), then
+    a TimeSformer and the way back to frames. `config.mdsa.gcm_attn` and the other switches of the paper's
+    Table 5 remove a part altogether; without any exchange the two streams are two independent autoencoders.
+
+    Args:
+        config: a system; `clip`, `mel` and `mdsa` count here.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        mdsa, clip, self.grid = config.mdsa, config.clip, config.grid
+        self.video_shape = (3, clip.num_frames, clip.height, clip.width)
+        self.audio_shape = (1, clip.num_frames, config.mel.n_mels, clip.columns_per_frame)
+        self.latent_channels = mdsa.latent_channels
+        self.bi_block_size = mdsa.bi_block or (1, *self.grid[1:])
+        video_patch, mel_patch = (mdsa.patch_size, mdsa.patch_size), config.mel_patch
+        fusion = (mdsa.width, mdsa.fusion_num_heads, mdsa.fusion_head_dim)
+
+        self.video_encoder = StreamEncoder(mdsa, self.grid, 3, video_patch)
+        self.audio_encoder = StreamEncoder(mdsa, self.grid, 1, mel_patch)
+        self.gcm_attn = GroupCrossModalAttention(*fusion) if mdsa.gcm_attn else None
+        self.video_to_latent = ToLatent(mdsa.width, mdsa.latent_channels)
+        self.audio_to_latent = ToLatent(mdsa.width, mdsa.latent_channels)
+        self.bi_block_attn = CrossStreamAttention(*fusion) if mdsa.bi_block_attn else None
+        self.video_decoder = StreamDecoder(mdsa, self.grid, 3, video_patch)
+        self.audio_decoder = StreamDecoder(mdsa, self.grid, 1, mel_patch)
+
+    def encode(
+        self,
+        video: Tensor | None,
+        audio: Tensor | None,
+        *,
+        video_sees_audio: Tensor | None = None,
+        audio_sees_video: Tensor | None = None,
+    ) -> tuple[Posterior | None, Posterior | None]:
+        """Frames and mel images in [-1, 1] to one posterior per stream; a stream given as None has none.
+
+        Args:
+            video: ``(B, 3, T, H, W)`` or None.
+            audio: ``(B, 1, T, M, L)`` or None.
+            video_sees_audio: ``(B,)`` bool, False where the video's latent must not depend on audio. None: it
+                may.
+            audio_sees_video: the same for the audio's latent.
+
+        Raises:
+            ValueError: both streams are None, or a shape is not the model's.
+        """
+        self._check_inputs(video, audio)
+        z_v = None if video is None else self.video_encoder(video)
+        z_a = None if audio is None else self.audio_encoder(audio)
+        if self.gcm_attn is not None and z_v is not None and z_a is not None:
+            z_v, z_a = self.gcm_attn(z_v, z_a, video_sees_audio, audio_sees_video)
+        return (
+            None if z_v is None else self.video_to_latent(z_v),
+            None if z_a is None else self.audio_to_latent(z_a),
+        )
+
+    def decode(
+        self,
+        video: Planes | None,
+        audio: Planes | None,
+        *,
+        video_sees_audio: Tensor | None = None,
+        audio_sees_video: Tensor | None = None,
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Latent planes to frames ``(B, 3, T, H, W)`` and mel images ``(B, 1, T, M, L)``; None stays None.
+
+        The output is linear: values may leave [-1, 1]. The masks are as for `encode`.
+
+        Raises:
+            ValueError: both streams are None, or a plane has another shape than the model's.
+        """
+        if video is None and audio is None:
+            raise ValueError("decode: want video planes, audio planes or both, got neither")
+        for name, planes in (("video", video), ("audio", audio)):
+            if planes is not None:
+                self._check_planes(name, planes)
+        x_v = None if video is None else self.video_decoder.expand(video)  # (B, T, H', W', D)
+        x_a = None if audio is None else self.audio_decoder.expand(audio)
+        if self.bi_block_attn is not None and x_v is not None and x_a is not None:
+            x_v, x_a = self.bi_block_attn(x_v, x_a, self.bi_block_size, video_sees_audio, audio_sees_video)
+        return (
+            None if x_v is None else self.video_decoder(x_v),
+            None if x_a is None else self.audio_decoder(x_a),
+        )
+
+    def forward(
+        self,
+        video: Tensor,
+        audio: Tensor,
+        masks: StreamMasks | None = None,
+        *,
+        sample: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Reconstruction:
+        """Encode and decode a training batch.
+
+        Args:
+            video: ``(B, 3, T, H, W)``.
+            audio: ``(B, 1, T, M, L)``.
+            masks: stream dropout; None: every stream is there and sees the other.
+            sample: False decodes tanh(mu) (stage 1), True tanh(mu + sigma * eps) (stage 2).
+            generator: of eps.
+        """
+        encoding: dict[str, Tensor] = {}
+        decoding: dict[str, Tensor] = {}
+        if masks is not None:
+            video = torch.where(masks.has_video[:, None, None, None, None], video, 0)
+            audio = torch.where(masks.has_audio[:, None, None, None, None], audio, 0)
+            encoding = {
+                "video_sees_audio": masks.encode_video_sees_audio,
+                "audio_sees_video": masks.encode_audio_sees_video,
+            }
+            decoding = {
+                "video_sees_audio": masks.decode_video_sees_audio,
+                "audio_sees_video": masks.decode_audio_sees_video,
+            }
+        # Both streams are given, so both come back.
+        q_v, q_a = cast(tuple[Posterior, Posterior], self.encode(video, audio, **encoding))
+        z_v, z_a = (q.sample(generator) if sample else q.mode() for q in (q_v, q_a))
+        x_v, x_a = cast(tuple[Tensor, Tensor], self.decode(z_v, z_a, **decoding))
+        return Reconstruction(x_v, x_a, q_v, q_a)
+
+    def _check_inputs(self, video: Tensor | None, audio: Tensor | None) -> None:
+        if video is None and audio is None:
+            raise ValueError("encode: want video, audio or both, got neither")
+        for name, x, shape in (("video", video, self.video_shape), ("audio", audio, self.audio_shape)):
+            if x is not None and tuple(x.shape[1:]) != shape:
+                raise ValueError(
+                    f"encode: want {name} (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}"
+                )
+        if video is not None and audio is not None and video.shape[0] != audio.shape[0]:
+            raise ValueError(f"encode: want one batch size, got {video.shape[0]} and {audio.shape[0]}")
+
+    def _check_planes(self, name: str, planes: Planes) -> None:
+        frames, rows, columns = self.grid
+        lead = (planes.hw.shape[0], self.latent_channels)
+        want = [(*lead, *edges) for edges in ((rows, columns), (frames, columns), (frames, rows))]
+        got = [tuple(planes.hw.shape), tuple(planes.tw.shape), tuple(planes.th.shape)]
+        if got != want:
+            raise ValueError(f"decode: want {name} planes hw, tw, th of shapes {want}, got {got}")

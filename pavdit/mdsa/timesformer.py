@@ -1,0 +1,71 @@
+"""The backbone of encoder and decoder: TimeSformer with divided attention (Bertasius et al., arXiv
+2102.05095)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pavdit.nn.attention import QKV, GegluMlp, HeadsOut
+from pavdit.nn.rope import axial_rope_table, rope_table
+from pavdit.ops import axis_attention, block_attention
+
+
+class TimeSformerLayer(nn.Module):
+    """Attention over time, attention over a frame, GEGLU MLP; each behind a LayerNorm and added to its
+    input."""
+
+    def __init__(self, width: int, num_heads: int, head_dim: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.time_norm = nn.LayerNorm(width)
+        self.time_qkv = QKV(width, num_heads, head_dim)
+        self.time_out = HeadsOut(width, num_heads, head_dim)
+        self.space_norm = nn.LayerNorm(width)
+        self.space_qkv = QKV(width, num_heads, head_dim)
+        self.space_out = HeadsOut(width, num_heads, head_dim)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = GegluMlp(width, mlp_ratio * width)
+
+    def forward(self, x: Tensor, time_rope: Tensor, space_rope: Tensor) -> Tensor:
+        one_frame = (1, x.shape[2], x.shape[3])
+        qkv = self.time_qkv(self.time_norm(x))  # (B, T, H', W', 3, A, E)
+        x = x + self.time_out(axis_attention(qkv, axis=1, rope=time_rope))
+        q, k, v = self.space_qkv(self.space_norm(x)).unbind(-3)  # (B, T, H', W', A, E) each
+        x = x + self.space_out(block_attention(q, k, v, block=one_frame, rope=space_rope))
+        return x + self.mlp(self.mlp_norm(x))  # (B, T, H', W', D)
+
+
+class TimeSformer(nn.Module):
+    """A stack of `TimeSformerLayer` on tokens of one grid; rotary positions over t, and over rows and
+    columns.
+
+    Args:
+        grid: (T, H', W').
+        width: D.
+        depth: layers.
+        num_heads: A.
+        head_dim: E.
+        mlp_ratio: hidden width of the MLP over D.
+    """
+
+    def __init__(
+        self,
+        grid: tuple[int, int, int],
+        width: int,
+        depth: int,
+        num_heads: int,
+        head_dim: int,
+        mlp_ratio: int,
+    ) -> None:
+        super().__init__()
+        frames, rows, columns = grid
+        self.layers = nn.ModuleList(
+            TimeSformerLayer(width, num_heads, head_dim, mlp_ratio) for _ in range(depth)
+        )
+        self.register_buffer("time_rope", rope_table(torch.arange(frames), head_dim), persistent=False)
+        self.register_buffer("space_rope", axial_rope_table(rows, columns, head_dim), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, self.time_rope, self.space_rope)
+        return x  # (B, T, H', W', D)

@@ -1,0 +1,55 @@
+"""Small layers around attention that several models share. All act on the last axis, whatever stands before
+it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+
+class QKV(nn.Linear):
+    """Queries, keys and values of all heads from one matrix product, without bias: ``(..., D)`` to ``(..., 3,
+    A, E)``."""
+
+    def __init__(self, width: int, num_heads: int, head_dim: int) -> None:
+        super().__init__(width, 3 * num_heads * head_dim, bias=False)
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).unflatten(-1, (3, self.num_heads, self.head_dim))
+
+
+class HeadsOut(nn.Linear):
+    """The heads' outputs back to the width of the model: ``(..., A, E)`` to ``(..., D)``."""
+
+    def __init__(self, width: int, num_heads: int, head_dim: int) -> None:
+        super().__init__(num_heads * head_dim, width)
+
+    def forward(self, heads: Tensor) -> Tensor:
+        return super().forward(heads.flatten(-2))
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(gelu(self.fc1(x)))
+
+
+class GegluMlp(nn.Module):
+    """An MLP whose hidden values are gated by the GELU of a second projection (Shazeer, arXiv 2002.05202)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 2 * hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.fc1(x).chunk(2, dim=-1)  # (..., hidden) each
+        return self.fc2(value * gelu(gate))
