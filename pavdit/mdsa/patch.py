@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -40,9 +41,9 @@ class ToPixels(nn.Module):
     def __init__(self, channels: int, patch: tuple[int, int], width: int) -> None:
         super().__init__()
         self.patch = patch
-        conv = nn.ConvTranspose2d(width, channels, patch, stride=patch)
-        self.weight = nn.Parameter(conv.weight.detach())  # (D, C, p, q)
-        self.bias = nn.Parameter(conv.bias.detach())  # (C,)
+        bound = width**-0.5  # of a linear layer with D inputs
+        self.weight = nn.Parameter(torch.empty(width, channels, *patch).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, tokens: Tensor) -> Tensor:
         (p, q), channels = self.patch, self.bias.shape[0]

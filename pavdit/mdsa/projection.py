@@ -26,8 +26,7 @@ class ProjectorLayer(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
     def first_only(self, x: Tensor, axis: int) -> Tensor:
-        """`forward` at index 0 of `axis` alone: one query a sequence, a quarter of the work. Keeps the axis,
-        length 1."""
+        """`forward` at index 0 of `axis` alone, which stays, of length 1: one query a sequence."""
         h = self.norm(x)
         heads = (self.qkv.num_heads, self.qkv.head_dim)
         inner = self.qkv.num_heads * self.qkv.head_dim
@@ -58,11 +57,12 @@ class Projector(nn.Module):
         self.axis = axis
         self.token = nn.Parameter(torch.randn(width))
         self.positions = nn.Parameter(torch.randn(length, width))  # the summary token needs none: it is alone
-        self.layers = nn.ModuleList(ProjectorLayer(width, num_heads, head_dim, mlp_dim) for _ in range(depth))
+        sizes = (width, num_heads, head_dim, mlp_dim)
+        self.layers = nn.ModuleList(ProjectorLayer(*sizes) for _ in range(depth - 1))
+        self.last = ProjectorLayer(*sizes)
 
     def sequences(self, u: Tensor) -> Tensor:
-        """Tokens with positions behind their summary token: ``(B, T, H', W', D)``, one longer along
-        `axis`."""
+        """The summary token, then the tokens with positions: ``(B, T, H', W', D)``, one longer on `axis`."""
         shape = [1] * u.ndim
         shape[self.axis], shape[-1] = self.positions.shape
         u = u + self.positions.view(shape)
@@ -72,7 +72,6 @@ class Projector(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         x = self.sequences(u)
-        *first, last = self.layers
-        for layer in first:
+        for layer in self.layers:
             x = layer(x, self.axis)
-        return last.first_only(x, self.axis).squeeze(self.axis)  # (B, rows, columns, D)
+        return self.last.first_only(x, self.axis).squeeze(self.axis)  # (B, rows, columns, D)

@@ -42,8 +42,7 @@ class StreamMasks:
 def draw_stream_masks(
     batch: int, config: StreamDropoutConfig, generator: torch.Generator | None = None
 ) -> StreamMasks:
-    """Draw each sample's case: video alone, audio alone, crossed, or (the rest) both streams seeing each
-    other.
+    """Draw each sample's case: video alone, audio alone, crossed, or (the rest) both, seeing each other.
 
     Crossed, in equal shares: one stream is encoded alone and the other jointly, then both are decoded
     together.

@@ -1,5 +1,4 @@
-"""The backbone of encoder and decoder: TimeSformer with divided attention (Bertasius et al., arXiv
-2102.05095)."""
+"""TimeSformer with divided attention (Bertasius et al., arXiv 2102.05095), in encoder and decoder."""
 
 from __future__ import annotations
 
@@ -12,8 +11,7 @@ from pavdit.ops import axis_attention, block_attention
 
 
 class TimeSformerLayer(nn.Module):
-    """Attention over time, attention over a frame, GEGLU MLP; each behind a LayerNorm and added to its
-    input."""
+    """Attention over time, attention over a frame, GEGLU MLP; each pre-norm and added to its input."""
 
     def __init__(self, width: int, num_heads: int, head_dim: int, mlp_ratio: int) -> None:
         super().__init__()
@@ -36,8 +34,7 @@ class TimeSformerLayer(nn.Module):
 
 
 class TimeSformer(nn.Module):
-    """A stack of `TimeSformerLayer` on tokens of one grid; rotary positions over t, and over rows and
-    columns.
+    """A stack of `TimeSformerLayer` on tokens of one grid; rotary positions over t, and over h and w.
 
     Args:
         grid: (T, H', W').
@@ -47,6 +44,9 @@ class TimeSformer(nn.Module):
         head_dim: E.
         mlp_ratio: hidden width of the MLP over D.
     """
+
+    time_rope: Tensor
+    space_rope: Tensor
 
     def __init__(
         self,

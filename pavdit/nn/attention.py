@@ -1,5 +1,4 @@
-"""Small layers around attention that several models share. All act on the last axis, whatever stands before
-it."""
+"""Small layers around attention that several models share. All act on the last axis alone."""
 
 from __future__ import annotations
 
@@ -8,8 +7,7 @@ from torch.nn.functional import gelu
 
 
 class QKV(nn.Linear):
-    """Queries, keys and values of all heads from one matrix product, without bias: ``(..., D)`` to ``(..., 3,
-    A, E)``."""
+    """Queries, keys and values of all heads at once, without bias: ``(..., D)`` to ``(..., 3, A, E)``."""
 
     def __init__(self, width: int, num_heads: int, head_dim: int) -> None:
         super().__init__(width, 3 * num_heads * head_dim, bias=False)

@@ -27,7 +27,7 @@ def rope_table(positions: Tensor, head_dim: int, base: float = 10000.0) -> Tenso
     """
     if positions.ndim != 1 or head_dim < 2 or head_dim % 2:
         raise ValueError(
-            f"rope_table: want positions (N,) and an even head_dim, got {tuple(positions.shape)} and {head_dim}"
+            f"rope_table: want positions (N,) and an even head_dim, got {tuple(positions.shape)}, {head_dim}"
         )
     pair = torch.arange(head_dim // 2, dtype=torch.float64, device=positions.device)
     frequencies = base ** (-pair / (head_dim // 2))
