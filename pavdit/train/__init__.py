@@ -1,0 +1,1 @@
+"""Training: one loop, two stages, checkpoints that survive being killed."""

@@ -1,0 +1,286 @@
+"""Checkpoints that are whole or absent, whatever kills the process.
+
+Saving has two phases: every file is written into ``.tmp-step-…`` and fsynced, last the manifest with their
+sizes and sha256; then one rename makes it ``step-…`` and the parent is fsynced. A committed checkpoint is
+never written again, and the latest is the highest step whose manifest verifies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pavdit.clip import DataError
+from pavdit.config import ModelConfig, RunConfig, one_line
+from pavdit.train.files import FileRecord, file_record, fsync_directory, write_json, write_tensors
+
+FORMAT = "pavdit/1"
+
+
+class CheckpointError(DataError):
+    """A checkpoint that is missing, damaged, or of another architecture; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A verified checkpoint directory.
+
+    Attributes:
+        path: the directory.
+        step: updates done.
+        config: the resolved configuration of its run.
+        state: the JSON state that the trainer left.
+        model_hash: 12 hex digits that name these weights.
+    """
+
+    path: Path
+    step: int
+    config: RunConfig
+    state: dict[str, Any]
+    model_hash: str
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Read ``NAME.safetensors`` into CPU memory.
+
+        Raises:
+            CheckpointError: the checkpoint has no such file, or it is damaged.
+        """
+        path = self.path / f"{name}.safetensors"
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: want a safetensors file, got {error}") from None
+
+    def has(self, name: str) -> bool:
+        """Whether the checkpoint holds ``NAME.safetensors``."""
+        return (self.path / f"{name}.safetensors").is_file()
+
+
+def step_directory(run_dir: Path, step: int) -> Path:
+    """Where a run keeps the checkpoint of a step."""
+    return run_dir / f"step-{step:08d}"
+
+
+def save(
+    run_dir: Path,
+    step: int,
+    *,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    config: RunConfig,
+    linked: Mapping[str, Path] | None = None,
+) -> Path:
+    """Commit a checkpoint.
+
+    Args:
+        run_dir: directory of the run.
+        step: updates done.
+        tensors: file stem to named tensors.
+        state: anything JSON.
+        config: resolved configuration of the run.
+        linked: file stem to a safetensors file that never changes; hard-linked where possible, else copied.
+
+    Returns:
+        The committed directory.
+
+    Raises:
+        FileExistsError: this step is committed already.
+        OSError: the disk is full; earlier checkpoints are untouched and nothing of this one remains.
+    """
+    final = step_directory(run_dir, step)
+    if final.exists():
+        raise FileExistsError(f"{final}: want a step that is not saved yet, got a directory")
+    temporary = run_dir / f".tmp-{final.name}-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        files: dict[str, FileRecord] = {}
+        for stem, named in tensors.items():
+            name = f"{stem}.safetensors"
+            files[name] = write_tensors(temporary / name, named)
+        for stem, source in (linked or {}).items():
+            name = f"{stem}.safetensors"
+            files[name] = _link_or_copy(source, temporary / name)
+        files["config.json"] = write_json(temporary / "config.json", config.model_dump(mode="json"))
+        files["state.json"] = write_json(temporary / "state.json", dict(state))
+        records = {name: {"size": r.size, "sha256": r.sha256} for name, r in files.items()}
+        write_json(temporary / "manifest.json", {"format": FORMAT, "step": step, "files": records})
+        fsync_directory(temporary)
+        temporary.rename(final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    fsync_directory(run_dir)
+    return final
+
+
+def _link_or_copy(source: Path, target: Path) -> FileRecord:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # the file system has no hard links
+        shutil.copyfile(source, target)
+        with target.open("rb") as file:
+            os.fsync(file.fileno())
+    return file_record(target)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a checkpoint directory, or the latest one of a run directory, and verify every byte.
+
+    Raises:
+        CheckpointError: nothing is there, a file is missing or differs from the manifest.
+    """
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path}: want a checkpoint or run directory, got {'a file' if path.exists() else 'nothing'}"
+        )
+    if (path / "manifest.json").is_file():
+        return _open(path)
+    found, damaged = latest(path)
+    if found is None:
+        raise CheckpointError(f"{path}: want a checkpoint, got {_count(damaged, 'damaged one') or 'none'}")
+    return found
+
+
+def latest(run_dir: Path) -> tuple[Checkpoint | None, list[Path]]:
+    """The highest step whose manifest verifies, and the damaged directories above it."""
+    damaged = []
+    for path in sorted(run_dir.glob("step-*"), reverse=True):
+        try:
+            return _open(path), damaged
+        except CheckpointError:
+            damaged.append(path)
+    return None, damaged
+
+
+def _open(path: Path) -> Checkpoint:
+    manifest = _read_json(path / "manifest.json")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        got = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise CheckpointError(f"{path}/manifest.json: want format {FORMAT}, got {got}")
+    digests = []
+    for name, record in sorted(manifest["files"].items()):
+        try:
+            got = file_record(path / name)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path / name}: want the file of the manifest, got {error.strerror}"
+            ) from None
+        want = FileRecord(**record)
+        if got != want:
+            raise CheckpointError(
+                f"{path / name}: want {want.size} bytes with sha256 {want.sha256[:12]}…, "
+                f"got {got.size} bytes with {got.sha256[:12]}…"
+            )
+        if name in ("ema.safetensors", "autoencoder.safetensors"):
+            digests.append(got.sha256)
+    try:
+        config = RunConfig.model_validate(_read_json(path / "config.json"))
+    except ValidationError as error:
+        raise CheckpointError(f"{path}/config.json: {one_line(error)}") from None
+    model_hash = "+".join(digest[:12] for digest in digests)
+    return Checkpoint(path, manifest["step"], config, _read_json(path / "state.json"), model_hash)
+
+
+def _read_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: want a JSON file, got {' '.join(str(error).split())}") from None
+
+
+def sweep(run_dir: Path) -> None:
+    """Remove what a killed save left. Only the process that holds the run's lock may call this."""
+    for orphan in run_dir.glob(".tmp-step-*"):
+        shutil.rmtree(orphan, ignore_errors=True)
+
+
+def prune(run_dir: Path, keep: int) -> None:
+    """Keep the newest `keep`. A directory is renamed before it is emptied, so none is ever half there."""
+    for path in sorted(run_dir.glob("step-*"), reverse=True)[keep:]:
+        doomed = path.with_name(f".tmp-{path.name}-old")
+        path.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def set_aside(damaged: list[Path]) -> None:
+    """Rename damaged checkpoints out of the way of the steps that will be saved again."""
+    for path in damaged:
+        target = path.with_name(f"damaged-{path.name}")
+        shutil.rmtree(target, ignore_errors=True)
+        path.rename(target)
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: Path | str) -> None:
+    """Copy tensors into a module.
+
+    Raises:
+        CheckpointError: names or shapes differ; the message counts and names them.
+    """
+    own = module.state_dict()
+    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    shapes = [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in sorted(own.keys() & tensors.keys())
+        if own[name].shape != tensors[name].shape
+    ]
+    faults = [
+        _count(missing, "missing"),
+        _count(unexpected, "unexpected"),
+        _count(shapes, "of another shape"),
+    ]
+    if any(faults):
+        raise CheckpointError(
+            f"{source}: want the {len(own)} tensors of this architecture, "
+            f"got {', '.join(filter(None, faults))}"
+        )
+    module.load_state_dict(dict(tensors))
+
+
+def _count(names: list[Any], what: str) -> str:
+    if not names:
+        return ""
+    shown = ", ".join(map(str, names[:3])) + (", …" if len(names) > 3 else "")
+    return f"{len(names)} {what} ({shown})"
+
+
+def architecture(model: ModelConfig, part: str) -> dict[str, Any]:
+    """The options that decide the shapes and the meaning of weights, as ``section.key: value``.
+
+    Args:
+        model: configuration.
+        part: ``autoencoder`` or ``generator`` (which includes the autoencoder).
+    """
+    tree = model.model_dump(mode="json")
+    for training_only in ("stream_dropout", "kl", "kl_target", "adversarial"):
+        del tree["mdsa"][training_only]
+    sections = ("clip", "mel", "mdsa") + (("stdit", "text") if part == "generator" else ())
+    flat = {f"{section}.{key}": value for section in sections for key, value in tree[section].items()}
+    flat.pop("text.dropout", None)
+    return flat
+
+
+def require_architecture(checkpoint: Checkpoint, want: ModelConfig, part: str) -> None:
+    """Refuse a checkpoint whose models are not those of `want`.
+
+    Raises:
+        CheckpointError: names every option that differs, with both values.
+    """
+    ours, theirs = architecture(want, part), architecture(checkpoint.config.model, part)
+    different = [key for key in ours if ours[key] != theirs.get(key)]
+    if different:
+        raise CheckpointError(
+            f"{checkpoint.path}: want an {part} with "
+            f"{', '.join(f'{key} {ours[key]}' for key in different)}, "
+            f"got {', '.join(f'{key} {theirs.get(key)}' for key in different)}"
+        )
