@@ -1,4 +1,4 @@
-"""Conditions: encoders of prompts, all with one interface (`TextEncoder`), and the lengths they are padded to."""
+"""Conditions: encoders of prompts with one interface (`TextEncoder`), and the lengths they are padded to."""
 
 from pavdit.text.classes import ClassEncoder
 from pavdit.text.tokens import BUCKETS, TextEncoder, TextTokens, bucket_of, to_bucket

@@ -28,7 +28,9 @@ class ClassEncoder(nn.Module):
     def __init__(self, class_names: Sequence[str], dim: int, tokens_per_class: int = 8) -> None:
         super().__init__()
         if not class_names or len(set(class_names)) != len(class_names):
-            raise ValueError(f"ClassEncoder: want different class names, at least one, got {list(class_names)}")
+            raise ValueError(
+                f"ClassEncoder: want different class names, at least one, got {list(class_names)}"
+            )
         self.class_names = tuple(class_names)
         self.dim = dim
         # unit variance, like the features of a language model
@@ -45,7 +47,9 @@ class ClassEncoder(nn.Module):
                 return self.class_names.index(name)
         known = ", ".join(self.class_names[:NAMES_IN_A_MESSAGE])
         more = ", …" if len(self.class_names) > NAMES_IN_A_MESSAGE else ""
-        raise ValueError(f'prompt: want "<class>" or "{PREFIX}<class>" with a class of {known}{more}; got {prompt!r}')
+        raise ValueError(
+            f'prompt: want "<class>" or "{PREFIX}<class>" with a class of {known}{more}; got {prompt!r}'
+        )
 
     def encode(self, prompts: list[str]) -> TextTokens:
         """Look up one class per prompt: tokens ``(B, N, D)``, all of full length, differentiable.

@@ -1,7 +1,7 @@
 """Tokens of a condition, and the few lengths that the generator ever sees.
 
-An encoder may give any length. The generator wants few different shapes (one graph, one compilation each), so tokens
-are padded to the next bucket. Lengths stay on the host: choosing a bucket never waits for a device.
+An encoder may give any length. The generator wants few different shapes (one graph, one compilation each), so
+tokens are padded to the next bucket. Lengths stay on the host: choosing a bucket never waits for a device.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def to_bucket(text: TextTokens, max_length: int) -> tuple[Tensor, Tensor | None]
         max_length: tokens that the generator accepts (`STDiTConfig.max_text_length`).
 
     Returns:
-        tokens ``(B, bucket, D)`` and mask ``(B, bucket)``, True on tokens; the mask is None where every prompt fills
-        the bucket, so that the generator runs unmasked.
+        tokens ``(B, bucket, D)`` and mask ``(B, bucket)``, True on tokens; the mask is None where every
+        prompt fills the bucket, so that the generator runs unmasked.
 
     Raises:
         ValueError: a prompt has more than `max_length` tokens.

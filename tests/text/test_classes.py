@@ -46,7 +46,9 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 
 def test_unknown_prompt() -> None:
-    with pytest.raises(ValueError, match='^prompt: want "<class>" or "a video of <class>" .* of cat, dog; got \'cow\'$'):
+    with pytest.raises(
+        ValueError, match='^prompt: want "<class>" or "a video of <class>" .* of cat, dog; got \'cow\'$'
+    ):
         ClassEncoder(("cat", "dog"), dim=6).encode(["cat", "cow"])
 
 

@@ -1,0 +1,198 @@
+"""STDiT: the velocity of the latent sequence P (PAV-DiT 3.2; blocks after Open-Sora 1.2's STDiT3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pavdit.config import TASKS, STDiTConfig
+from pavdit.latents import PlaneLayout
+from pavdit.nn.rope import rope_table
+from pavdit.ops import gated_residual_adaln
+from pavdit.stdit.block import Block, SpatialAttention, TemporalAttention
+from pavdit.stdit.embed import PATCH, CaptionProjection, LatentEmbedder, ScalarEmbedder, unpatchify
+
+EMBEDDING_STD = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What a sample is conditioned on, computed once for all steps.
+
+    Attributes:
+        keys_values: of every block, ``(2, B, A, 1 + N, E)``: the task token, then the caption.
+        bias: ``(B, 1, 1, 1 + N)``, -inf on padding; None where there is none.
+        vector: ``(B, D)``, task and frame rate, added to the timestep embedding.
+    """
+
+    keys_values: tuple[Tensor, ...]
+    bias: Tensor | None
+    vector: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Modulation:
+    """adaLN tables of one step.
+
+    Attributes:
+        blocks: of every block, ``(B, F, 6, D)``.
+        final: ``(B, F, 2, D)``, shift and scale of the final layer.
+    """
+
+    blocks: tuple[Tensor, ...]
+    final: Tensor
+
+
+class STDiT(nn.Module):
+    """Velocity of P given time, text, task and frame rate.
+
+    Spatial blocks attend inside a frame of P, temporal blocks across its frames at one position; they
+    alternate. The network begins as the zero velocity.
+
+    Args:
+        config: sizes.
+        layout: where the planes lie in P.
+        latent_channels: C.
+    """
+
+    blocks: Sequence[Block]  # an nn.ModuleList, which does not say what it holds
+
+    def __init__(self, config: STDiTConfig, layout: PlaneLayout, latent_channels: int) -> None:
+        super().__init__()
+        self.config, self.layout, self.latent_channels = config, layout, latent_channels
+        width, heads = config.width, config.num_heads
+        self.embed = LatentEmbedder(layout, latent_channels, width)
+        self.caption = CaptionProjection(config.text_dim, width, config.max_text_length)
+        self.task = nn.Embedding(len(TASKS), width)
+        self.timestep = ScalarEmbedder(width)
+        self.fps = ScalarEmbedder(width)
+        self.shared_modulation = nn.Linear(width, 6 * width)
+        rope = rope_table(torch.arange(layout.num_frames), config.head_dim) if config.plane_rope else None
+        blocks = []
+        for _ in range(config.depth):
+            blocks.append(Block(width, SpatialAttention(width, heads), heads, config.mlp_ratio))
+            blocks.append(Block(width, TemporalAttention(width, heads, rope), heads, config.mlp_ratio))
+        self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
+        self.final_table = nn.Parameter(torch.randn(2, width) / width**0.5)
+        self.final = nn.Linear(width, latent_channels * PATCH * PATCH)
+        self._initialise()
+
+    def forward(
+        self,
+        latent: Tensor,
+        t: Tensor,
+        text: Tensor,
+        *,
+        text_mask: Tensor | None = None,
+        drop_text: Tensor | None = None,
+        task: Tensor,
+        clean: Tensor | None = None,
+        fps: Tensor,
+    ) -> Tensor:
+        """Predict data - noise. Never waits for the device.
+
+        Args:
+            latent: P, ``(B, C, G, rows, columns)``; what its padding holds does not matter.
+            t: ``(B, F)`` in [0, 1], the time of `pavdit.flow.path`, one per contiguous group of G/F frames:
+                F is 1, 2 (the streams) or G.
+            text: ``(B, N, text_dim)``.
+            text_mask: ``(B, N)`` bool, True on tokens; None: all are.
+            drop_text: ``(B,)`` bool, True: the null caption in place of the text.
+            task: ``(B,)`` int64, index into `pavdit.config.TASKS`.
+            clean: ``(B, F)`` bool, True: these frames are given, as at t = 1.
+            fps: ``(B,)`` frames per second.
+
+        Returns:
+            velocity ``(B, C, G, rows, columns)`` in the dtype of `latent`, 0 on padding.
+
+        Raises:
+            ValueError: a shape does not fit.
+        """
+        condition = self.prepare(text, text_mask=text_mask, drop_text=drop_text, task=task, fps=fps)
+        return self.velocity(latent, self.modulate(t, clean, condition), condition)
+
+    def prepare(
+        self, text: Tensor, *, text_mask: Tensor | None, drop_text: Tensor | None, task: Tensor, fps: Tensor
+    ) -> Condition:
+        """All that does not depend on the latent or the time; arguments as in `forward`."""
+        self._check_condition(text, text_mask, drop_text, task, fps)
+        task_vector = self.task(task)  # (B, D)
+        tokens = self.caption(text, drop_text)  # (B, N, D)
+        tokens = torch.cat([task_vector[:, None].to(tokens.dtype), tokens], dim=1)  # (B, 1 + N, D)
+        bias = None
+        if text_mask is not None:
+            # the null caption fills its bucket
+            seen = text_mask if drop_text is None else text_mask | drop_text[:, None]
+            bias = torch.zeros_like(seen, dtype=torch.float32).masked_fill(~seen, -torch.inf)
+            bias = functional.pad(bias, (1, 0))[:, None, None]  # (B, 1, 1, 1 + N)
+        keys_values = tuple(block.cross.keys_values(tokens) for block in self.blocks)
+        return Condition(keys_values, bias, task_vector + self.fps(fps))
+
+    def modulate(self, t: Tensor, clean: Tensor | None, condition: Condition) -> Modulation:
+        """adaLN tables at the times `t` ``(B, F)``; the frames of `clean` ``(B, F)`` are at t = 1."""
+        frames, batch = self.layout.num_frames, condition.vector.shape[0]
+        if t.ndim != 2 or t.shape[0] != batch or t.shape[1] < 1 or frames % t.shape[1]:
+            raise ValueError(f"stdit: want t ({batch},F) with F a divisor of {frames}, got {tuple(t.shape)}")
+        if clean is not None:
+            if clean.shape != t.shape:
+                raise ValueError(f"stdit: want clean {tuple(t.shape)} as t, got {tuple(clean.shape)}")
+            t = t.masked_fill(clean, 1.0)
+        time = self.timestep(1000.0 * (1.0 - t)) + condition.vector[:, None]  # (B, F, D)
+        shared = self.shared_modulation(functional.silu(time)).unflatten(-1, (6, -1))  # (B, F, 6, D)
+        blocks = tuple(shared + block.table for block in self.blocks)
+        return Modulation(blocks, time[:, :, None] + self.final_table)
+
+    def velocity(self, latent: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
+        """The network proper: P ``(B, C, G, rows, columns)`` to its velocity."""
+        layout = self.layout
+        batch = condition.vector.shape[0]
+        want = (batch, self.latent_channels, layout.num_frames, layout.rows, layout.columns)
+        if latent.shape != want:
+            raise ValueError(f"stdit: want latent {want}, got {tuple(latent.shape)}")
+        y = self.embed(latent)  # (B, G, N, D)
+        # positions + 1 * patches is the first pending residual, so that the first block is like all others
+        x = self.embed.positions().to(y.dtype).expand_as(y)
+        gate = torch.ones_like(modulation.final[:, :, 0])
+        per_block = zip(self.blocks, modulation.blocks, condition.keys_values, strict=True)
+        for block, table, keys_values in per_block:
+            x, y, gate = block(x, y, gate, table, keys_values, condition.bias, self.embed.token_valid)
+        _, x = gated_residual_adaln(x, y, gate, *modulation.final.unbind(2))  # (B, G, N, D)
+        velocity = unpatchify(self.final(x), layout.rows).to(latent.dtype)  # (B, C, G, rows, columns)
+        valid = self.embed.cell_valid
+        return velocity if valid is None else velocity.masked_fill(~valid, 0.0)
+
+    def _check_condition(
+        self, text: Tensor, text_mask: Tensor | None, drop_text: Tensor | None, task: Tensor, fps: Tensor
+    ) -> None:
+        width, longest = self.config.text_dim, self.config.max_text_length
+        if text.ndim != 3 or text.shape[2] != width or not 1 <= text.shape[1] <= longest:
+            raise ValueError(
+                f"stdit: want text (B,N,{width}) with N in 1..{longest}, got {tuple(text.shape)}"
+            )
+        batch, length, _ = text.shape
+        if text_mask is not None and text_mask.shape != (batch, length):
+            raise ValueError(f"stdit: want text_mask ({batch}, {length}), got {tuple(text_mask.shape)}")
+        for name, value in (("drop_text", drop_text), ("task", task), ("fps", fps)):
+            if value is not None and value.shape != (batch,):
+                raise ValueError(f"stdit: want {name} ({batch},), got {tuple(value.shape)}")
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Xavier linears; zero where a branch must begin closed, never two zero factors in one product."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=EMBEDDING_STD)
+        closed = [self.final, self.fps.fc2]
+        for block in self.blocks:
+            closed.append(block.cross.proj)
+            if isinstance(block.attention, TemporalAttention):
+                closed += [block.attention.proj, block.mlp.fc2]
+        for linear in closed:
+            nn.init.zeros_(linear.weight)
