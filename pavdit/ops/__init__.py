@@ -4,8 +4,10 @@ A public function checks its arguments, takes part in autograd and `torch.compil
 where there is one for the device and dtype; ``pavdit doctor`` says which implementation serves and why.
 """
 
+from pavdit.ops.adaln_modulate import adaln_modulate
 from pavdit.ops.axis_attention import axis_attention, axis_query_attention
 from pavdit.ops.block_attention import block_attention, block_cross_attention
+from pavdit.ops.gated_residual_adaln import gated_residual_adaln
 from pavdit.ops.griffin_lim_step import griffin_lim_step
 from pavdit.ops.guided_euler_step import bounce_sign, fold, guided_euler_step_
 from pavdit.ops.log_mel_frames import log_mel_frames
@@ -13,12 +15,14 @@ from pavdit.ops.multiscale_temporal_attention import multiscale_temporal_attenti
 from pavdit.ops.qk_norm_rope import qk_norm_rope
 
 __all__ = [
+    "adaln_modulate",
     "axis_attention",
     "axis_query_attention",
     "block_attention",
     "block_cross_attention",
     "bounce_sign",
     "fold",
+    "gated_residual_adaln",
     "griffin_lim_step",
     "guided_euler_step_",
     "log_mel_frames",

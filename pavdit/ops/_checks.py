@@ -97,7 +97,7 @@ def check_norm_and_rope(
 
 
 def refuse_gradients(op: str, *tensors: Tensor | None) -> None:
-    """A raw op has no backward; going on would cut the graph without a word.
+    """For raw ops to which `_library.forbid_gradients` cannot attach (an op that writes its input).
 
     Raises:
         RuntimeError: gradients are recorded and an input needs one.

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pavdit.ops._attend import attend
-from pavdit.ops._checks import check_floating, check_norm_and_rope, check_valid, refuse_gradients
+from pavdit.ops._checks import check_floating, check_norm_and_rope, check_valid
+from pavdit.ops._library import forbid_gradients
 from pavdit.ops.qk_norm_rope import norm_and_rotate
 
 torch.library.define(
@@ -18,6 +19,8 @@ torch.library.define(
 torch.library.define(
     "pavdit::axis_query_attention", "(Tensor q, Tensor kv, int axis, Tensor? valid) -> Tensor"
 )
+forbid_gradients("axis_attention")
+forbid_gradients("axis_query_attention")
 
 
 def axis_attention(
@@ -149,25 +152,10 @@ def axis_query_attention_reference(q: Tensor, kv: Tensor, axis: int, valid: Tens
     return _grid(out, q.shape[:-3], axis)
 
 
-def _raw_axis_attention(
-    qkv: Tensor,
-    axis: int,
-    valid: Tensor | None,
-    q_weight: Tensor | None,
-    k_weight: Tensor | None,
-    rope: Tensor | None,
-) -> Tensor:
-    refuse_gradients("axis_attention", qkv, q_weight, k_weight, rope)
-    return axis_attention_reference(qkv, axis, valid, q_weight, k_weight, rope)
-
-
-def _raw_axis_query_attention(q: Tensor, kv: Tensor, axis: int, valid: Tensor | None) -> Tensor:
-    refuse_gradients("axis_query_attention", q, kv)
-    return axis_query_attention_reference(q, kv, axis, valid)
-
-
-torch.library.impl("pavdit::axis_attention", "CompositeExplicitAutograd", _raw_axis_attention)
-torch.library.impl("pavdit::axis_query_attention", "CompositeExplicitAutograd", _raw_axis_query_attention)
+torch.library.impl("pavdit::axis_attention", "CompositeExplicitAutograd", axis_attention_reference)
+torch.library.impl(
+    "pavdit::axis_query_attention", "CompositeExplicitAutograd", axis_query_attention_reference
+)
 
 
 @torch.library.register_fake("pavdit::axis_attention")

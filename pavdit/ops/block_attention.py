@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pavdit.ops._attend import attend
-from pavdit.ops._checks import check_floating, check_norm_and_rope, check_valid, refuse_gradients
+from pavdit.ops._checks import check_floating, check_norm_and_rope, check_valid
+from pavdit.ops._library import forbid_gradients
 from pavdit.ops.qk_norm_rope import norm_and_rotate
 
 torch.library.define(
@@ -20,6 +21,8 @@ torch.library.define(
 torch.library.define(
     "pavdit::block_cross_attention", "(Tensor qkv_a, Tensor qkv_b, int[] block) -> (Tensor, Tensor)"
 )
+forbid_gradients("block_attention")
+forbid_gradients("block_cross_attention")
 
 
 def block_attention(
@@ -153,27 +156,10 @@ def block_cross_attention_reference(
     return _from_blocks(out_a, grid, block), _from_blocks(out_b, grid, block)
 
 
-def _raw_block_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    block: Sequence[int],
-    valid: Tensor | None,
-    q_weight: Tensor | None,
-    k_weight: Tensor | None,
-    rope: Tensor | None,
-) -> Tensor:
-    refuse_gradients("block_attention", q, k, v, q_weight, k_weight, rope)
-    return block_attention_reference(q, k, v, block, valid, q_weight, k_weight, rope)
-
-
-def _raw_block_cross_attention(qkv_a: Tensor, qkv_b: Tensor, block: Sequence[int]) -> tuple[Tensor, Tensor]:
-    refuse_gradients("block_cross_attention", qkv_a, qkv_b)
-    return block_cross_attention_reference(qkv_a, qkv_b, block)
-
-
-torch.library.impl("pavdit::block_attention", "CompositeExplicitAutograd", _raw_block_attention)
-torch.library.impl("pavdit::block_cross_attention", "CompositeExplicitAutograd", _raw_block_cross_attention)
+torch.library.impl("pavdit::block_attention", "CompositeExplicitAutograd", block_attention_reference)
+torch.library.impl(
+    "pavdit::block_cross_attention", "CompositeExplicitAutograd", block_cross_attention_reference
+)
 
 
 @torch.library.register_fake("pavdit::block_attention")

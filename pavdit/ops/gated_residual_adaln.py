@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pavdit.ops._checks import check_beside, check_floating, refuse_gradients
+from pavdit.ops._checks import check_beside, check_floating
+from pavdit.ops._library import forbid_gradients
 from pavdit.ops.adaln_modulate import adaln_modulate, adaln_modulate_reference
 
 torch.library.define(
     "pavdit::gated_residual_adaln",
     "(Tensor x, Tensor y, Tensor? gate, Tensor shift, Tensor scale, float eps) -> (Tensor, Tensor)",
 )
+forbid_gradients("gated_residual_adaln")
 
 
 def gated_residual_adaln(
@@ -87,7 +89,6 @@ def gated_residual_adaln_reference(
 def _raw(
     x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    refuse_gradients("gated_residual_adaln", x, y, gate, shift, scale)
     residual, modulated = gated_residual_adaln_reference(x, y, gate, shift, scale, eps)
     return residual.contiguous(), modulated.contiguous()
 

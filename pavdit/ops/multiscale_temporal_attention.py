@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from pavdit.ops._attend import attend
-from pavdit.ops._checks import check_floating, refuse_gradients
+from pavdit.ops._checks import check_floating
+from pavdit.ops._library import forbid_gradients
 
 SCALES = (1, 2, 4)
 
 torch.library.define("pavdit::multiscale_temporal_attention", "(Tensor qkv) -> (Tensor, Tensor, Tensor)")
+forbid_gradients("multiscale_temporal_attention")
 
 
 def multiscale_temporal_attention(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,12 +65,11 @@ def _grid(out: Tensor, b: int, s: int) -> Tensor:
     return out.reshape(b, s, *out.shape[1:]).transpose(1, 2).contiguous()
 
 
-def _raw(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    refuse_gradients("multiscale_temporal_attention", qkv)
-    return multiscale_temporal_attention_reference(qkv)
-
-
-torch.library.impl("pavdit::multiscale_temporal_attention", "CompositeExplicitAutograd", _raw)
+torch.library.impl(
+    "pavdit::multiscale_temporal_attention",
+    "CompositeExplicitAutograd",
+    multiscale_temporal_attention_reference,
+)
 
 
 @torch.library.register_fake("pavdit::multiscale_temporal_attention")

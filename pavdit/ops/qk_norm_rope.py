@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pavdit.ops._checks import check_floating, check_norm_and_rope, refuse_gradients
+from pavdit.ops._checks import check_floating, check_norm_and_rope
+from pavdit.ops._library import forbid_gradients
 
 NORM_EPS = 1e-6
 
 torch.library.define(
     "pavdit::qk_norm_rope", "(Tensor qkv, Tensor q_weight, Tensor k_weight, Tensor? rope) -> Tensor"
 )
+forbid_gradients("qk_norm_rope")
 
 
 def qk_norm_rope(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None = None) -> Tensor:
@@ -71,12 +73,7 @@ def norm_and_rotate(x: Tensor, weight: Tensor | None, rope: Tensor | None) -> Te
     return y.to(x.dtype)
 
 
-def _raw(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None) -> Tensor:
-    refuse_gradients("qk_norm_rope", qkv, q_weight, k_weight, rope)
-    return qk_norm_rope_reference(qkv, q_weight, k_weight, rope)
-
-
-torch.library.impl("pavdit::qk_norm_rope", "CompositeExplicitAutograd", _raw)
+torch.library.impl("pavdit::qk_norm_rope", "CompositeExplicitAutograd", qk_norm_rope_reference)
 
 
 @torch.library.register_fake("pavdit::qk_norm_rope")
