@@ -1,0 +1,1 @@
+"""Sets of clips and the batches made of them."""

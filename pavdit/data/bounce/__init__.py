@@ -1,0 +1,70 @@
+"""A procedural set of sounding videos whose events are known exactly: needs no download and teaches sync."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from pavdit.clip import Clip, ClipSpec
+from pavdit.data.bounce.picture import render_frames
+from pavdit.data.bounce.scene import MATERIALS
+from pavdit.data.bounce.script import CLASS_NAMES, Scene, draw_scene
+from pavdit.data.bounce.sound import render_wave
+
+__all__ = ["CLASS_NAMES", "MATERIALS", "BounceClips", "Scene", "draw_scene"]
+
+
+class BounceClips:
+    """`num_clips` clips of balls that bounce, hit walls, tick and flash, drawn anew on each access.
+
+    Clip i is a pure function of (seed, i, spec), and its scene (label, caption, events) of (seed, i, duration, aspect):
+    neither frame rate nor size nor sample rate moves an event.
+
+    Attributes:
+        class_names: ``<material>_<action>``, sorted.
+        varies: False, a clip is the same each time that it is read.
+    """
+
+    class_names = CLASS_NAMES
+    varies = False
+
+    def __init__(self, num_clips: int, spec: ClipSpec, seed: int = 0) -> None:
+        self.num_clips = num_clips
+        self.spec = spec
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.num_clips
+
+    def scene(self, index: int) -> Scene:
+        """The scene of clip `index`, before it is seen or heard."""
+        shorter = min(self.spec.width, self.spec.height)
+        rng = np.random.default_rng([self.seed, index])
+        return draw_scene(
+            rng, self.spec.width / shorter, self.spec.height / shorter, float(self.spec.duration_seconds)
+        )
+
+    def __getitem__(self, index: int) -> Clip:
+        return self.read(index)
+
+    def read(self, index: int, draw: int = 0) -> Clip:
+        """Make clip `index`; every `draw` of it is the same.
+
+        Raises:
+            IndexError: there is no such clip.
+        """
+        if not 0 <= index < self.num_clips:
+            raise IndexError(f"BounceClips: want 0 <= index < {self.num_clips}, got {index}")
+        scene = self.scene(index)
+        frames = render_frames(scene, self.spec)
+        wave = render_wave(scene, self.spec, np.random.default_rng([self.seed, index, 1]))
+        return Clip(
+            frames=torch.from_numpy(frames.transpose(0, 3, 1, 2).copy()),
+            wave=torch.from_numpy(wave),
+            fps=self.spec.fps,
+            sample_rate=self.spec.sample_rate,
+            label=scene.label,
+            caption=scene.caption,
+            name=f"bounce-{self.seed}-{index}",
+            events=scene.action.events(),
+        )
