@@ -160,7 +160,8 @@ class STDiT(nn.Module):
         per_block = zip(self.blocks, modulation.blocks, condition.keys_values, strict=True)
         for block, table, keys_values in per_block:
             x, y, gate = block(x, y, gate, table, keys_values, condition.bias, self.embed.token_valid)
-        _, x = gated_residual_adaln(x, y, gate, *modulation.final.unbind(2))  # (B, G, N, D)
+        shift, scale = modulation.final.unbind(2)
+        _, x = gated_residual_adaln(x, y, gate, shift, scale)  # (B, G, N, D)
         velocity = unpatchify(self.final(x), layout.rows).to(latent.dtype)  # (B, C, G, rows, columns)
         valid = self.embed.cell_valid
         return velocity if valid is None else velocity.masked_fill(~valid, 0.0)

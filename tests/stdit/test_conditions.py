@@ -95,6 +95,15 @@ def test_a_mask_of_ones_is_no_mask(model: STDiT, inputs: Inputs) -> None:
     assert_batch_of_two(masked, model(**arguments))
 
 
+def test_the_network_counts_time_from_data(model: STDiT, inputs: Inputs) -> None:
+    """The timestep is 1000 (1 - t), Open-Sora's: 1000 at noise, 0 at data and on clean frames."""
+    seen = []
+    model.timestep.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    arguments = {**inputs(model), "t": torch.tensor([[0.0, 0.25], [1.0, 0.5]])}
+    model(**arguments, clean=torch.tensor([[False, False], [False, True]]))
+    assert seen[0].tolist() == [[1000.0, 750.0], [0.0, 0.0]]
+
+
 def test_time_of_each_group_matters(model: STDiT, inputs: Inputs) -> None:
     arguments = inputs(model, groups=6)
     for group in range(6):

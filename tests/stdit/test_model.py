@@ -50,6 +50,21 @@ def test_starts_as_the_zero_velocity(layout: PlaneLayout, build: Build, inputs: 
     assert torch.equal(velocity, torch.zeros_like(velocity))
 
 
+def test_exactly_the_closed_branches_are_zero(build: Build) -> None:
+    model = build(PlaneLayout.choose((4, 8, 8), "concat4"), fresh=True, depth=1)
+    zero = [name for name, p in model.named_parameters() if name.endswith(".weight") and not p.any()]
+    assert set(zero) == {
+        "final.weight",
+        "fps.fc2.weight",
+        "blocks.0.cross.proj.weight",  # spatial
+        "blocks.1.cross.proj.weight",  # temporal
+        "blocks.1.attention.proj.weight",
+        "blocks.1.mlp.fc2.weight",
+    }
+    tables = torch.stack([block.table for block in model.blocks])
+    assert 0.5 < tables.std() * model.config.width**0.5 < 1.5
+
+
 def test_every_branch_opens_within_three_steps(build: Build, inputs: Inputs) -> None:
     """No parameter is held by two zero factors: a few steps of plain training move all of them."""
     model = build(PlaneLayout.choose((4, 8, 8), "concat4"), fresh=True)
@@ -133,8 +148,12 @@ def test_padding_never_matters(
     want = model(**arguments)
     valid = padded_layout.valid()
     arguments["latent"] = arguments["latent"].masked_fill(~valid, poison)
-    assert torch.equal(model(**arguments), want)
-    assert not want[..., ~valid].any()
+    velocity = model(**arguments)
+    assert torch.equal(velocity, want)
+    assert not velocity[..., ~valid].any()
+    gradients = torch.autograd.grad(velocity.square().sum(), list(model.parameters()))
+    expected = torch.autograd.grad(want.square().sum(), list(model.parameters()))
+    assert all(torch.equal(got, same) for got, same in zip(gradients, expected, strict=True))
 
 
 def test_padding_tokens_are_not_seen(padded_layout: PlaneLayout, build: Build, inputs: Inputs) -> None:
