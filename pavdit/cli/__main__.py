@@ -1,0 +1,7 @@
+"""``python -m pavdit.cli`` is ``pavdit``."""
+
+import sys
+
+from pavdit.cli.main import main
+
+sys.exit(main())

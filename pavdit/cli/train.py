@@ -1,0 +1,35 @@
+"""Train an autoencoder or a generator from a YAML file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``pavdit train``."""
+    parser.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="key=value",
+        help="change the configuration: --set train.num_steps=100 data.path=clips",
+    )
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        metavar="auto|never|PATH",
+        help="auto: from the run's latest checkpoint, if any; never: from scratch; PATH: from there",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train; exit code 75 where a signal ended it and the state is saved."""
+    from pavdit.cli.main import INTERRUPTED_AND_SAVED, OK
+    from pavdit.config import load_run
+    from pavdit.train.run import run_training
+
+    outcome = run_training(load_run(arguments.config, tuple(arguments.set)), arguments.resume)
+    return INTERRUPTED_AND_SAVED if outcome.interrupted else OK

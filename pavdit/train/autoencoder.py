@@ -1,0 +1,110 @@
+"""Stage 1: train MDSA to reconstruct (PAV-DiT eq. 10 to 12 with gamma = 0)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from pavdit.config import RunConfig
+from pavdit.data.loader import Batch, Clips, batches, open_clips
+from pavdit.mdsa.autoencoder import MDSA
+from pavdit.mdsa.loss import draw_frames, mdsa_loss
+from pavdit.mdsa.streams import draw_stream_masks
+from pavdit.metrics.signal import psnr
+from pavdit.train.examples import Analyser, in_order, mean_clip, step_generator
+
+VALIDATION_BATCH = 8
+
+
+class AutoencoderStage:
+    """Reconstruction of clips, with stream dropout.
+
+    Args:
+        config: the run.
+        train: clips to learn from.
+        held_out: clips to validate on; where there are none, the training clips serve, and the names of the
+            measures say so.
+        device: of the model.
+    """
+
+    def __init__(self, config: RunConfig, train: Clips, held_out: Clips, device: torch.device) -> None:
+        self.config, self.train, self.device = config, train, device
+        self.validation, self.split = (held_out, "held_out") if len(held_out) else (train, "train")
+        self.model = MDSA(config.model).to(device)
+        self.frozen: Mapping[str, Mapping[str, Tensor]] = {}
+        self.analyse = Analyser(config.model, train)
+        self.batches: Iterator[Batch] = iter(())
+        self.next_step = -1
+        self.mean: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def open(
+        cls, config: RunConfig, device: torch.device, console: Console
+    ) -> tuple[RunConfig, AutoencoderStage]:
+        """Find the clips of a run.
+
+        Raises:
+            DataError: a file cannot be used.
+        """
+        train, held_out = open_clips(config.data, config.model.clip)
+        console.print(
+            f"{len(train)} clips to train on, {len(held_out)} held out", highlight=False, soft_wrap=True
+        )
+        if config.train.perceptual_weight > 0:
+            console.print(
+                "perceptual loss: multi-scale gradient L1, as there is no LPIPS trunk",
+                highlight=False,
+                soft_wrap=True,
+            )
+        return config, cls(config, train, held_out, device)
+
+    def loss(self, step: int) -> dict[str, Tensor]:
+        """Terms of the reconstruction loss of update `step`.
+
+        Raises:
+            DataError: a clip cannot be read.
+        """
+        train, model = self.config.train, self.config.model
+        examples = self.analyse(self._batch(step), self.device)
+        random = step_generator(train.seed, step)
+        masks = draw_stream_masks(train.batch_size, model.mdsa.stream_dropout, random).to(self.device)
+        frames = draw_frames(train.batch_size, model.clip.num_frames, random).to(self.device)
+        output = self.model(examples.video, examples.mel, masks)
+        return mdsa_loss(
+            output, examples.video, examples.mel, frames, masks, perceptual_weight=train.perceptual_weight
+        )
+
+    def _batch(self, step: int) -> Batch:
+        if step != self.next_step:  # the first update, or the first after resuming
+            train, data = self.config.train, self.config.data
+            self.batches = batches(
+                self.train,
+                train.batch_size,
+                seed=train.seed,
+                start_step=step,
+                num_workers=train.num_workers,
+                flip_probability=data.flip_probability,
+            )
+        self.next_step = step + 1
+        with torch.random.fork_rng(devices=[]):  # a new loader draws from the global generator
+            return next(self.batches)
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """PSNR of frames and of mel images, in dB, and of the training set's mean clip on the same clips."""
+        self.mean = self.mean or mean_clip(self.train, self.config.model)
+        measured: dict[str, list[Tensor]] = {}
+        for examples in in_order(self.validation, VALIDATION_BATCH, self.config.model, self.device):
+            output = model(examples.video, examples.mel)
+            for name, got, mean, want in (
+                ("video", output.video, self.mean[0], examples.video),
+                ("mel", output.audio, self.mean[1], examples.mel),
+            ):
+                measured.setdefault(f"{name}_psnr_db", []).append(psnr(got.clamp(-1, 1), want, peak=2.0))
+                measured.setdefault(f"mean_clip_{name}_psnr_db", []).append(
+                    psnr(mean.to(want).expand_as(want), want, peak=2.0)
+                )
+        return {f"{self.split}_{name}": torch.cat(values).mean().item() for name, values in measured.items()}

@@ -1,0 +1,89 @@
+"""From a configuration to a trained run directory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import yaml
+from rich.console import Console
+from torch import Tensor
+
+from pavdit.config import ConfigError, RunConfig
+from pavdit.train import checkpoint as checkpoints
+from pavdit.train.autoencoder import AutoencoderStage
+from pavdit.train.checkpoint import Checkpoint
+from pavdit.train.files import file_record, replace_with_tensors, tensors_record
+from pavdit.train.generator import GeneratorStage
+from pavdit.train.lock import run_lock
+from pavdit.train.loop import Outcome, Stage, Trainer, fit
+from pavdit.train.models import choose_device
+
+
+def run_training(config: RunConfig, resume: str = "auto", console: Console | None = None) -> Outcome:
+    """Train as `config` says.
+
+    Args:
+        config: the run.
+        resume: ``auto`` (latest checkpoint of the run directory, if any), ``never``, or a path.
+        console: where progress goes; None is stderr.
+
+    Raises:
+        ConfigError: `resume` does not fit what the run directory holds.
+        DataError: a clip or a checkpoint cannot be used.
+        NonFiniteError: loss or gradient stayed non-finite.
+        OSError: the disk is full, or another process trains in the run directory.
+    """
+    console = console or Console(stderr=True)
+    run_dir, device = config.train.run_dir, choose_device(config.train.device)
+    torch.manual_seed(config.train.seed)
+    build = AutoencoderStage.open if config.train.stage == "autoencoder" else GeneratorStage.open
+    stage: Stage
+    config, stage = build(config, device, console)
+    with run_lock(run_dir):
+        checkpoints.sweep(run_dir)
+        saved = _resume_point(run_dir, resume, console)
+        for stem, tensors in stage.frozen.items():
+            _keep_frozen(run_dir / f"{stem}.safetensors", tensors)
+        trainer = Trainer(config, stage)
+        if saved is not None:
+            trainer.restore(saved)
+            console.print(f"resuming {saved.path} at step {saved.step}", highlight=False, soft_wrap=True)
+        _write_config(run_dir / "config.yaml", config)
+        return fit(trainer, console)
+
+
+def _resume_point(run_dir: Path, resume: str, console: Console) -> Checkpoint | None:
+    newest, damaged = checkpoints.latest(run_dir)
+    for path in damaged:
+        console.print(f"{path}: damaged, set aside", highlight=False, soft_wrap=True)
+    checkpoints.set_aside(damaged)
+    if resume == "auto":
+        return newest
+    saved = None if resume == "never" else checkpoints.open_checkpoint(Path(resume))
+    start = saved.step if saved else 0
+    if newest is not None and newest.step > start:
+        raise ConfigError(
+            f"--resume {resume}: want a run directory without later checkpoints (none is overwritten), "
+            f"got {newest.path}"
+        )
+    return saved
+
+
+def _keep_frozen(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Have the one copy that checkpoints link to; a run never changes it."""
+    if not path.exists():
+        replace_with_tensors(path, tensors)
+    elif file_record(path) != tensors_record(tensors):
+        raise ConfigError(
+            f"train.{path.stem}: want the {path.stem} that this run began with ({path}), got another; "
+            "a new one needs a new run_dir"
+        )
+
+
+def _write_config(path: Path, config: RunConfig) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    temporary.replace(path)
