@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from pavdit.nn.attention import QKV, HeadsOut
-from pavdit.nn.rope import axial_rope_table
+from pavdit.nn.rope import RopeTable, axial_rope_table
 from pavdit.ops import (
     axis_attention,
     block_attention,
@@ -41,18 +41,16 @@ class SpatialSelfAttention(nn.Module):
         width, num_heads, head_dim: D, A, E.
     """
 
-    rope: Tensor
-
     def __init__(self, grid: tuple[int, int], width: int, num_heads: int, head_dim: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.qkv = QKV(width, num_heads, head_dim)
         self.out = HeadsOut(width, num_heads, head_dim)
-        self.register_buffer("rope", axial_rope_table(*grid, head_dim), persistent=False)
+        self.rope = RopeTable(axial_rope_table(*grid, head_dim))
 
     def forward(self, hw: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm(hw))[:, None].unbind(-3)  # (B, 1, H', W', A, E) each
-        heads = block_attention(q, k, v, block=(1, *hw.shape[1:3]), rope=self.rope)
+        heads = block_attention(q, k, v, block=(1, *hw.shape[1:3]), rope=self.rope())
         return hw + self.out(heads[:, 0])  # (B, H', W', D)
 
 

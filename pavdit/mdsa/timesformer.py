@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pavdit.nn.attention import QKV, GegluMlp, HeadsOut
-from pavdit.nn.rope import axial_rope_table, rope_table
+from pavdit.nn.rope import RopeTable, axial_rope_table, rope_table
 from pavdit.ops import axis_attention, block_attention
 
 
@@ -45,9 +45,6 @@ class TimeSformer(nn.Module):
         mlp_ratio: hidden width of the MLP over D.
     """
 
-    time_rope: Tensor
-    space_rope: Tensor
-
     def __init__(
         self,
         grid: tuple[int, int, int],
@@ -62,10 +59,11 @@ class TimeSformer(nn.Module):
         self.layers = nn.ModuleList(
             TimeSformerLayer(width, num_heads, head_dim, mlp_ratio) for _ in range(depth)
         )
-        self.register_buffer("time_rope", rope_table(torch.arange(frames), head_dim), persistent=False)
-        self.register_buffer("space_rope", axial_rope_table(rows, columns, head_dim), persistent=False)
+        self.time_rope = RopeTable(rope_table(torch.arange(frames), head_dim))
+        self.space_rope = RopeTable(axial_rope_table(rows, columns, head_dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        time_rope, space_rope = self.time_rope(), self.space_rope()
         for layer in self.layers:
-            x = layer(x, self.time_rope, self.space_rope)
+            x = layer(x, time_rope, space_rope)
         return x  # (B, T, H', W', D)

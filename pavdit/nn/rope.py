@@ -8,7 +8,7 @@ the head's vector.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def rope_table(positions: Tensor, head_dim: int, base: float = 10000.0) -> Tensor:
@@ -54,3 +54,23 @@ def axial_rope_table(height: int, width: int, head_dim: int, base: float = 100.0
     rows = rows[:, :, None].expand(-1, -1, width, -1)
     columns = columns[:, None].expand(-1, height, -1, -1)
     return torch.cat([rows, columns], dim=-1).flatten(1, 2)  # (2, height * width, E/2)
+
+
+class RopeTable(nn.Module):
+    """Keeps a table beside a model: it moves between devices with the model, but stays float32.
+
+    A model cast to bfloat16 casts its floating-point buffers, and angles in bfloat16 blur positions. So the
+    buffer holds the same bits as int32. It is no part of the state: a table follows from the configuration.
+
+    Args:
+        table: float32, of `rope_table` or `axial_rope_table`.
+    """
+
+    bits: Tensor
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("bits", table.view(torch.int32), persistent=False)
+
+    def forward(self) -> Tensor:
+        return self.bits.view(torch.float32)
