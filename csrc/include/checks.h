@@ -1,0 +1,84 @@
+// What the registration files share: checks with the values in their messages, and views of tensors for the
+// kernels. LibTorch stable ABI only. Python checks first (pavdit/ops); these guard direct calls of a raw op.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <string>
+
+#include "adaln_modulate.h"
+#include "dtype.h"
+
+namespace pavdit {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline DType dtype_of(const Tensor& t, const char* op, const char* argument) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float:
+      return DType::kFloat32;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case ScalarType::Half:
+      return DType::kFloat16;
+    default:
+      STD_TORCH_CHECK(false, op, ": want ", argument, " in float32, bfloat16 or float16, got scalar type ",
+                      int(t.scalar_type()));
+  }
+}
+
+inline std::string sizes_text(const Tensor& t) {
+  std::string text = "(";
+  for (int64_t axis = 0; axis < t.dim(); ++axis) {
+    text += (axis == 0 ? "" : ", ") + std::to_string(t.size(axis));
+  }
+  return text + ")";
+}
+
+// The tensor itself, or a copy where the last axis has a stride.
+inline Tensor with_dense_rows(const Tensor& t) {
+  return t.numel() == 0 || t.size(-1) == 1 || t.stride(-1) == 1 ? t : torch::stable::contiguous(t);
+}
+
+// ---- adaln_modulate ----
+
+inline AdalnShape adaln_shape(const Tensor& x, const Tensor& scale) {
+  const char* op = "adaln_modulate";
+  STD_TORCH_CHECK(x.dim() == 4 && scale.dim() == 3, op, ": want x (B,F,N,D), scale (B or 1,G,D), got ",
+                  sizes_text(x), ", ", sizes_text(scale));
+  const int64_t batch = x.size(0), frames = x.size(1), groups = scale.size(1);
+  STD_TORCH_CHECK((scale.size(0) == batch || scale.size(0) == 1) && scale.size(2) == x.size(3) &&
+                      groups > 0 && frames % groups == 0,
+                  op, ": want scale (B or 1,G,D) with G dividing F of x (B,F,N,D), got ", sizes_text(scale),
+                  ", ", sizes_text(x));
+  const DType dtype = dtype_of(x, op, "x"), modulation_dtype = dtype_of(scale, op, "scale");
+  STD_TORCH_CHECK(modulation_dtype == dtype || modulation_dtype == DType::kFloat32, op,
+                  ": want scale in float32 or the dtype of x, got scalar types ", int(scale.scalar_type()),
+                  ", ", int(x.scalar_type()));
+  return {batch, groups, frames / groups * x.size(2), x.size(3), scale.size(0), dtype, modulation_dtype};
+}
+
+inline Modulation modulation(const Tensor& t) {
+  return {t.const_data_ptr(), t.size(0) == 1 ? 0 : t.stride(0), t.stride(1)};
+}
+
+inline void check_like(const Tensor& t, const Tensor& like, const char* op, const char* argument) {
+  bool same = t.dim() == like.dim() && t.scalar_type() == like.scalar_type() &&
+              t.get_device_index() == like.get_device_index() && t.is_cuda() == like.is_cuda();
+  for (int64_t axis = 0; same && axis < t.dim(); ++axis) same = t.size(axis) == like.size(axis);
+  STD_TORCH_CHECK(same, op, ": want ", argument, " with shape ", sizes_text(like), ", dtype ",
+                  int(like.scalar_type()), " and the same device, got shape ", sizes_text(t), ", dtype ",
+                  int(t.scalar_type()));
+}
+
+// mean and rstd of every row: (B,F,N,2) in float32, contiguous.
+inline void check_stats(const Tensor& stats, const AdalnShape& shape) {
+  STD_TORCH_CHECK(stats.scalar_type() == ScalarType::Float && stats.numel() == 2 * shape.all_rows() &&
+                      stats.is_contiguous(),
+                  "adaln_modulate: want stats (B,F,N,2) in float32, contiguous, got ", sizes_text(stats));
+}
+
+}  // namespace pavdit

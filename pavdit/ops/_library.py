@@ -1,0 +1,129 @@
+"""Load the native libraries and say which implementation serves an op.
+
+Environment, read once at import:
+
+- ``PAVDIT_KERNELS=auto|reference``: ``reference`` loads no library, so every op runs in plain PyTorch.
+- ``PAVDIT_REQUIRE_KERNELS=cpu|cuda`` (or both, with a comma): a library that cannot be used is an error, not a
+  fallback. For tests, where a silent fallback would pass.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DEVICES = ("cpu", "cuda")
+BACKWARD = "_backward"
+"""Ends the name of the raw op that computes another op's gradient."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpStatus:
+    """What serves one op on one kind of device, for ``pavdit doctor``."""
+
+    op: str
+    device: str
+    implementation: str
+    reason: str
+
+
+def _words(variable: str, allowed: tuple[str, ...], default: str) -> frozenset[str]:
+    words = frozenset(os.environ.get(variable, default).replace(",", " ").split())
+    if unknown := words - set(allowed):
+        raise ValueError(f"{variable}: want {' or '.join(allowed)}, got {' '.join(sorted(unknown))}")
+    return words
+
+
+def _load(device: str) -> str:
+    """Load the library for `device`; return why it is not there, or an empty string."""
+    path = Path(__file__).parents[1] / f"_ops_{device}.so"
+    if _use_reference:
+        return "PAVDIT_KERNELS=reference"
+    if device == "cuda" and torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    if not path.is_file():
+        without = "nvcc" if device == "cuda" else "a C++ compiler"
+        return f"{path.name} is missing: pavdit was installed without {without}"
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as fault:
+        return f"{path.name} does not load: {fault.__cause__ or fault}"
+    return ""
+
+
+def _kernels(device: str) -> frozenset[str]:
+    """Return the ops of this package that have a kernel of their own for `device`."""
+    names = torch._C._dispatch_get_registrations_for_dispatch_key(device.upper())
+    return frozenset(name.removeprefix("pavdit::") for name in names if name.startswith("pavdit::"))
+
+
+def _check_required() -> None:
+    for device in sorted(_required):
+        why_not = _missing[device]
+        if not why_not and device == "cuda" and not torch.cuda.is_available():
+            why_not = "torch finds no CUDA device"
+        if why_not:
+            raise RuntimeError(f"PAVDIT_REQUIRE_KERNELS={device}: want the native {device} library, got none: {why_not}")
+
+
+_use_reference = "reference" in _words("PAVDIT_KERNELS", ("auto", "reference"), "auto")
+_required = _words("PAVDIT_REQUIRE_KERNELS", DEVICES, "")
+_missing = {device: _load(device) for device in DEVICES}
+_native = {device: frozenset() if _missing[device] else _kernels(device) for device in DEVICES}
+_check_required()
+
+
+def native(op: str, *tensors: Tensor) -> bool:
+    """Say whether a native kernel serves `op` for these tensors.
+
+    Args:
+        op: name of the raw op.
+        tensors: its floating-point inputs, which are on one device.
+    """
+    return op in _native.get(tensors[0].device.type, ()) and all(t.dtype in NATIVE_DTYPES for t in tensors)
+
+
+def forbid_gradients(op: str) -> None:
+    """Make a raw op with native kernels raise where an input needs a gradient; call once, after its schema.
+
+    Autograd stands outside the raw ops, so to go on would cut the graph without a word.
+    """
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError(
+            f"torch.ops.pavdit.{op}: want inputs that need no gradient, got one that does; "
+            f"call pavdit.ops.{op.removesuffix(BACKWARD)} instead"
+        )
+
+    torch.library.register_autograd(f"pavdit::{op}", refuse, setup_context=refuse)
+
+
+def build_facts() -> ModuleType | None:
+    """Return ``pavdit._C`` (compiler, CUDA, architectures, `cpu_capability`), or None where it was not built."""
+    try:
+        return importlib.import_module("pavdit._C")
+    except ImportError:
+        return None
+
+
+def _status(op: str, device: str) -> OpStatus:
+    if op in _native[device]:
+        facts = build_facts()
+        detail = "" if facts is None else facts.cpu_capability() if device == "cpu" else facts.cuda_archs
+        return OpStatus(op, device, "native", detail or "library loaded")
+    why = _missing[device] or "no native kernel for this op"
+    return OpStatus(op, device, "reference", why)
+
+
+def report() -> list[OpStatus]:
+    """List the ops that are defined so far (all of them once `pavdit.ops` is imported), on every device."""
+    names = torch._C._dispatch_get_all_op_names()
+    ops = sorted(n.removeprefix("pavdit::") for n in names if n.startswith("pavdit::") and not n.endswith(BACKWARD))
+    return [_status(op, device) for op in ops for device in DEVICES]
