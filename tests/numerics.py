@@ -13,6 +13,9 @@ EQUATION = {torch.float64: 1e-11, torch.float32: 1e-5}
 summation only. Sums here have up to some hundred terms, so float64 rounding reaches about 1e-14; 1e-11 still
 catches every wrong term."""
 
+ROUNDING = 1e-6
+"""Relative to max|exact|: what a few float32 operations add to the last rounding, about 8 of their units."""
+
 BATCH = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 """Relative to max|want|: a whole model on a batch of two against two batches of one. A GEMM splits its sums
 by shape, so the results differ by rounding, amplified by depth; about 200 (float32) or 5 (low precision)
@@ -69,6 +72,17 @@ def assert_equation(got: Tensor, want: Tensor, *, what: str = "result") -> None:
     found = error(got, want)
     if not found <= bound:
         raise AssertionError(f"{what}: want error <= {bound:.3e}, got {found:.3e}")
+
+
+def assert_rounded_once(got: Tensor, exact: Tensor, *, what: str = "result") -> None:
+    """A bfloat16 or float16 result was computed in float32 and rounded once: half a unit off at most.
+
+    ``|got - exact| <= eps(dtype) / 2 * |exact| + ROUNDING * max|exact|``, the second for float32's own error.
+    """
+    bound = torch.finfo(got.dtype).eps / 2 * exact.double().abs() + ROUNDING * magnitude(exact)
+    excess = (got.detach().double() - exact.detach().double()).abs() - bound.detach()
+    if not float(excess.max()) <= 0:
+        raise AssertionError(f"{what}: want one rounding to {got.dtype}, got {float(excess.max()):.3e} more")
 
 
 def assert_batch_of_two(together: Tensor, apart: Tensor, *, what: str = "result") -> None:

@@ -31,7 +31,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tens
         empty = ~valid[:, :, None, None]
         k, v = k.masked_fill(empty, 0.0), v.masked_fill(empty, 0.0)
         mask = (valid | ~valid.any(1, keepdim=True))[:, None, None, :]  # (P, 1, 1, N)
-    if q.is_cuda and q.shape[0] > MAX_PROBLEMS:
+    if q.shape[0] > MAX_PROBLEMS:
         starts = range(0, q.shape[0], MAX_PROBLEMS)
         pieces = [slice(start, start + MAX_PROBLEMS) for start in starts]
         return torch.cat([_sdpa(q[i], k[i], v[i], None if mask is None else mask[i]) for i in pieces])
