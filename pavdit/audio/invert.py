@@ -115,6 +115,7 @@ def invert_mel(
         raise TypeError(f"invert_mel: want floating-point images, got {images.dtype}")
     if num_iterations < 0:
         raise ValueError(f"invert_mel: want num_iterations >= 0, got {num_iterations}")
+    check_framing("invert_mel", clip.num_samples, mel.win_length, mel.n_fft, clip.hop_length)
     _check_overlap("invert_mel", mel.win_length, clip.hop_length)
     dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
     window = hann_window(mel.win_length, images.device, dtype)
@@ -143,7 +144,9 @@ def linear_magnitude(images: Tensor, clip: ClipSpec, mel: MelConfig) -> Tensor:
         ``(B, T * L, n_fft / 2 + 1)``, unscaled STFT magnitudes, never negative.
     """
     level_db = (1.0 - images.clamp(-1.0, 1.0)) * (mel.floor_db / 2)
-    amplitude = torch.pow(10.0, level_db / 20).squeeze(1).transpose(2, 3).flatten(1, 2)  # (B, N, M)
+    # -1 stands for every level from the floor down, so for silence; taken as the floor, it hisses at -81 dBFS
+    amplitude = torch.pow(10.0, level_db / 20) * (images > -1.0)
+    amplitude = amplitude.squeeze(1).transpose(2, 3).flatten(1, 2)  # (B, N, M)
     inverse = _filterbank_inverse(mel, clip.sample_rate, images.device, images.dtype)
     full_scale = hann_window(mel.win_length, images.device, images.dtype).sum() / 2
     return (amplitude @ inverse.T).clamp(min=0) * full_scale

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pavdit.ops._checks import check_floating, refuse_gradients
+from pavdit.ops._checks import check_floating
+from pavdit.ops._library import forbid_gradients
 from pavdit.ops._stft import check_framing, overlap_add, spectrum, windowed_columns
 
 torch.library.define(
@@ -13,6 +14,9 @@ torch.library.define(
     "(Tensor columns, Tensor previous, Tensor magnitude, Tensor window, Tensor square_sum, SymInt n_fft, "
     "SymInt hop_length, float momentum) -> (Tensor, Tensor)",
 )
+forbid_gradients("griffin_lim_step")
+
+COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
 def griffin_lim_step(
@@ -55,11 +59,11 @@ def griffin_lim_step(
     """
     real = {"columns": columns, "magnitude": magnitude, "window": window, "square_sum": square_sum}
     check_floating("griffin_lim_step", **real)
-    if columns.dtype not in (torch.float32, torch.float64):
+    if columns.dtype not in COMPLEX:
         raise TypeError(f"griffin_lim_step: want columns float32 or float64, got {columns.dtype}")
-    if previous.dtype != columns.dtype.to_complex() or previous.device != columns.device:
+    if previous.dtype != COMPLEX[columns.dtype] or previous.device != columns.device:
         raise TypeError(
-            f"griffin_lim_step: want previous {columns.dtype.to_complex()} on {columns.device}, got "
+            f"griffin_lim_step: want previous {COMPLEX[columns.dtype]} on {columns.device}, got "
             f"{previous.dtype} on {previous.device}"
         )
     if columns.ndim != 3 or window.shape != columns.shape[2:]:
@@ -102,23 +106,7 @@ def griffin_lim_step_reference(
     return torch.fft.irfft(projected, n=n_fft)[..., : window.shape[0]] * window, rebuilt
 
 
-def _raw(
-    columns: Tensor,
-    previous: Tensor,
-    magnitude: Tensor,
-    window: Tensor,
-    square_sum: Tensor,
-    n_fft: int,
-    hop_length: int,
-    momentum: float,
-) -> tuple[Tensor, Tensor]:
-    refuse_gradients("griffin_lim_step", columns, previous, magnitude, window, square_sum)
-    return griffin_lim_step_reference(
-        columns, previous, magnitude, window, square_sum, n_fft, hop_length, momentum
-    )
-
-
-torch.library.impl("pavdit::griffin_lim_step", "CompositeExplicitAutograd", _raw)
+torch.library.impl("pavdit::griffin_lim_step", "CompositeExplicitAutograd", griffin_lim_step_reference)
 
 
 @torch.library.register_fake("pavdit::griffin_lim_step")
@@ -132,6 +120,4 @@ def _(
     hop_length: int,
     momentum: float,
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(columns, memory_format=torch.contiguous_format), previous.new_empty(
-        previous.shape
-    )
+    return columns.new_empty(columns.shape), previous.new_empty(previous.shape)

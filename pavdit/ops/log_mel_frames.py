@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from pavdit.ops._checks import check_floating, refuse_gradients
+from pavdit.ops._checks import check_floating
+from pavdit.ops._library import forbid_gradients
 from pavdit.ops._stft import check_framing, spectrum, windowed_columns
 
 torch.library.define(
@@ -15,6 +16,7 @@ torch.library.define(
     "(Tensor wave, Tensor window, Tensor filterbank, SymInt n_fft, SymInt hop_length, "
     "SymInt columns_per_frame, float floor_db) -> Tensor",
 )
+forbid_gradients("log_mel_frames")
 
 
 def log_mel_frames(
@@ -105,20 +107,7 @@ def log_mel_frames_reference(
     return images.to(wave.dtype).contiguous()
 
 
-def _raw(
-    wave: Tensor,
-    window: Tensor,
-    filterbank: Tensor,
-    n_fft: int,
-    hop_length: int,
-    columns_per_frame: int,
-    floor_db: float,
-) -> Tensor:
-    refuse_gradients("log_mel_frames", wave, window, filterbank)
-    return log_mel_frames_reference(wave, window, filterbank, n_fft, hop_length, columns_per_frame, floor_db)
-
-
-torch.library.impl("pavdit::log_mel_frames", "CompositeExplicitAutograd", _raw)
+torch.library.impl("pavdit::log_mel_frames", "CompositeExplicitAutograd", log_mel_frames_reference)
 
 
 @torch.library.register_fake("pavdit::log_mel_frames")
