@@ -15,7 +15,9 @@ namespace {
 
 constexpr int kThreads = 128;  // four rows in flight per block; more warps only lengthen the tail
 constexpr int kWarps = kThreads / kWarp;
-constexpr int64_t kMaxGrid = 2147483647;  // blocks along x; loops over the grid take the rest
+constexpr int kAnyOccupancy =
+    1;  // else ptxas spills a few registers to reach one block more per multiprocessor
+constexpr int64_t kMaxRows = 2147483647;  // blocks along x; row numbers fit 32 bits, which divide faster
 
 // The packs of 16 bytes that a lane holds of one row; a row of D elements needs D / (32 * kPack<T>), rounded
 // up.
@@ -36,15 +38,15 @@ struct Packs<__half> : Packs<__nv_bfloat16> {};
 
 template <typename M>
 __device__ __forceinline__ const M* modulation_row(const AdalnShape& shape, const Modulation& m,
-                                                   int64_t group) {
-  const int64_t b = group / shape.groups, g = group % shape.groups;
-  return static_cast<const M*>(m.data) + b * m.batch_stride + g * m.group_stride;
+                                                   unsigned group) {
+  const unsigned groups = unsigned(shape.groups);
+  return static_cast<const M*>(m.data) + group / groups * m.batch_stride + group % groups * m.group_stride;
 }
 
 // ---- forward ----
 
 template <typename T, typename M, int kPacks>
-__global__ __launch_bounds__(kThreads) void adaln_modulate_warp_fwd_kernel(
+__global__ __launch_bounds__(kThreads, kAnyOccupancy) void adaln_modulate_warp_fwd_kernel(
     const AdalnShape shape,
     const T* __restrict__ x,                         // [R, D], R = B * F * N
     const Modulation shift, const Modulation scale,  // [B or 1, G, D]
@@ -53,48 +55,46 @@ __global__ __launch_bounds__(kThreads) void adaln_modulate_warp_fwd_kernel(
     float2* __restrict__ stats) {  // [R]: mean, rstd
   constexpr int kV = kPack<T>;
   const int lane = threadIdx.x % kWarp, width = int(shape.width);
-  const int64_t rows = shape.all_rows();
-  for (int64_t r = int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarp; r < rows;
-       r += int64_t(gridDim.x) * kWarps) {
-    float row[kPacks][kV];
-    float sum = 0.0f;
+  const int64_t r = int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  if (r >= shape.all_rows()) return;
+  float row[kPacks][kV];
+  float sum = 0.0f;
 #pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      const int column = (p * kWarp + lane) * kV;
-      if (column < width) {
-        load_floats(x + r * width + column, row[p]);
+  for (int p = 0; p < kPacks; ++p) {
+    const int column = (p * kWarp + lane) * kV;
+    if (column < width) {
+      load_floats(x + r * width + column, row[p]);
 #pragma unroll
-        for (int i = 0; i < kV; ++i) sum += row[p][i];
+      for (int i = 0; i < kV; ++i) sum += row[p][i];
+    }
+  }
+  const float mean = warp_sum(sum) / float(width);
+  float squares = 0.0f;
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+    if ((p * kWarp + lane) * kV < width) {
+#pragma unroll
+      for (int i = 0; i < kV; ++i) {
+        row[p][i] -= mean;
+        squares += row[p][i] * row[p][i];
       }
     }
-    const float mean = warp_sum(sum) / float(width);
-    float squares = 0.0f;
+  }
+  const float rstd = rsqrtf(warp_sum(squares) / float(width) + eps);
+  if (lane == 0) stats[r] = make_float2(mean, rstd);
+  const unsigned group = unsigned(r) / unsigned(shape.rows);
+  const M* gain_row = modulation_row<M>(shape, scale, group);
+  const M* shift_row = modulation_row<M>(shape, shift, group);
 #pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      if ((p * kWarp + lane) * kV < width) {
+  for (int p = 0; p < kPacks; ++p) {
+    const int column = (p * kWarp + lane) * kV;
+    if (column < width) {
+      float gain[kV], offset[kV];
+      load_floats(gain_row + column, gain);
+      load_floats(shift_row + column, offset);
 #pragma unroll
-        for (int i = 0; i < kV; ++i) {
-          row[p][i] -= mean;
-          squares += row[p][i] * row[p][i];
-        }
-      }
-    }
-    const float rstd = rsqrtf(warp_sum(squares) / float(width) + eps);
-    if (lane == 0) stats[r] = make_float2(mean, rstd);
-    const int64_t group = r / shape.rows;
-    const M* gain_row = modulation_row<M>(shape, scale, group);
-    const M* shift_row = modulation_row<M>(shape, shift, group);
-#pragma unroll
-    for (int p = 0; p < kPacks; ++p) {
-      const int column = (p * kWarp + lane) * kV;
-      if (column < width) {
-        float gain[kV], offset[kV];
-        load_floats(gain_row + column, gain);
-        load_floats(shift_row + column, offset);
-#pragma unroll
-        for (int i = 0; i < kV; ++i) row[p][i] = row[p][i] * rstd * (1.0f + gain[i]) + offset[i];
-        store_floats(out + r * width + column, row[p]);
-      }
+      for (int i = 0; i < kV; ++i) row[p][i] = row[p][i] * rstd * (1.0f + gain[i]) + offset[i];
+      store_floats(out + r * width + column, row[p]);
     }
   }
 }
@@ -108,46 +108,44 @@ __global__ __launch_bounds__(kThreads) void adaln_modulate_any_fwd_kernel(
     T* __restrict__ out,           // [R, D]
     float2* __restrict__ stats) {  // [R]: mean, rstd
   __shared__ float warp_sums[kWarps];
-  for (int64_t r = blockIdx.x; r < shape.all_rows(); r += gridDim.x) {
-    const T* row = x + r * shape.width;
-    float sum = 0.0f;
-    for (int64_t i = threadIdx.x; i < shape.width; i += kThreads) sum += to_float(row[i]);
-    const float mean = block_sum<kThreads>(sum, warp_sums) / float(shape.width);
-    float squares = 0.0f;
-    for (int64_t i = threadIdx.x; i < shape.width; i += kThreads) {
-      const float centred = to_float(row[i]) - mean;
-      squares += centred * centred;
-    }
-    const float rstd = rsqrtf(block_sum<kThreads>(squares, warp_sums) / float(shape.width) + eps);
-    if (threadIdx.x == 0) stats[r] = make_float2(mean, rstd);
-    const int64_t group = r / shape.rows;
-    const M* gain = modulation_row<M>(shape, scale, group);
-    const M* offset = modulation_row<M>(shape, shift, group);
-    for (int64_t i = threadIdx.x; i < shape.width; i += kThreads) {
-      const float xhat = (to_float(row[i]) - mean) * rstd;
-      out[r * shape.width + i] = from_float<T>(xhat * (1.0f + to_float(gain[i])) + to_float(offset[i]));
-    }
+  const int64_t r = blockIdx.x;
+  const T* row = x + r * shape.width;
+  float sum = 0.0f;
+  for (int64_t i = threadIdx.x; i < shape.width; i += kThreads) sum += to_float(row[i]);
+  const float mean = block_sum<kThreads>(sum, warp_sums) / float(shape.width);
+  float squares = 0.0f;
+  for (int64_t i = threadIdx.x; i < shape.width; i += kThreads) {
+    const float centred = to_float(row[i]) - mean;
+    squares += centred * centred;
+  }
+  const float rstd = rsqrtf(block_sum<kThreads>(squares, warp_sums) / float(shape.width) + eps);
+  if (threadIdx.x == 0) stats[r] = make_float2(mean, rstd);
+  const unsigned group = unsigned(r) / unsigned(shape.rows);
+  const M* gain = modulation_row<M>(shape, scale, group);
+  const M* offset = modulation_row<M>(shape, shift, group);
+  for (int64_t i = threadIdx.x; i < shape.width; i += kThreads) {
+    const float xhat = (to_float(row[i]) - mean) * rstd;
+    out[r * shape.width + i] = from_float<T>(xhat * (1.0f + to_float(gain[i])) + to_float(offset[i]));
   }
 }
 
 // ---- backward, stage one: dx, and one partial sum per chunk of rows. Block c does chunk c ----
 
 struct Rows {
-  int64_t group, first, last;
+  unsigned group;
+  int64_t first, last;
 };
 
 __device__ __forceinline__ Rows rows_of_chunk(const AdalnShape& shape, int64_t rows_per_chunk,
-                                              int64_t chunk) {
-  const int64_t chunks = adaln_chunks(shape, rows_per_chunk);
-  const int64_t group = chunk / chunks, offset = chunk % chunks * rows_per_chunk;
-  const int64_t start = group * shape.rows;
-  return {group, start + offset,
-          start + (offset + rows_per_chunk < shape.rows ? offset + rows_per_chunk : shape.rows)};
+                                              unsigned chunks) {
+  const unsigned group = blockIdx.x / chunks;
+  const int64_t start = group * shape.rows, first = start + blockIdx.x % chunks * rows_per_chunk;
+  return {group, first, min(first + rows_per_chunk, start + shape.rows)};
 }
 
 template <typename T, typename M, int kPacks>
-__global__ __launch_bounds__(kThreads) void adaln_modulate_warp_bwd_kernel(
-    const AdalnShape shape, const int64_t rows_per_chunk,
+__global__ __launch_bounds__(kThreads, kAnyOccupancy) void adaln_modulate_warp_bwd_kernel(
+    const AdalnShape shape, const int64_t rows_per_chunk, const unsigned chunks,
     const T* __restrict__ grad,        // [R, D]
     const T* __restrict__ x,           // [R, D]
     const Modulation scale,            // [B or 1, G, D]
@@ -157,7 +155,7 @@ __global__ __launch_bounds__(kThreads) void adaln_modulate_warp_bwd_kernel(
   extern __shared__ float sums[];      // [2, D]
   constexpr int kV = kPack<T>;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, width = int(shape.width);
-  const Rows rows = rows_of_chunk(shape, rows_per_chunk, blockIdx.x);
+  const Rows rows = rows_of_chunk(shape, rows_per_chunk, chunks);
   const M* gain_row = modulation_row<M>(shape, scale, rows.group);
   float dshift[kPacks][kV] = {}, dscale[kPacks][kV] = {};
 
@@ -221,7 +219,7 @@ __global__ __launch_bounds__(kThreads) void adaln_modulate_warp_bwd_kernel(
 
 template <typename T, typename M>
 __global__ __launch_bounds__(kThreads) void adaln_modulate_any_bwd_kernel(
-    const AdalnShape shape, const int64_t rows_per_chunk,
+    const AdalnShape shape, const int64_t rows_per_chunk, const unsigned chunks,
     const T* __restrict__ grad,        // [R, D]
     const T* __restrict__ x,           // [R, D]
     const Modulation scale,            // [B or 1, G, D]
@@ -230,7 +228,7 @@ __global__ __launch_bounds__(kThreads) void adaln_modulate_any_bwd_kernel(
     float* __restrict__ partial) {     // [B, G, chunks, 2, D]
   __shared__ float warp_sums[kWarps];
   const int64_t width = shape.width;
-  const Rows rows = rows_of_chunk(shape, rows_per_chunk, blockIdx.x);
+  const Rows rows = rows_of_chunk(shape, rows_per_chunk, chunks);
   const M* gain = modulation_row<M>(shape, scale, rows.group);
   float* dshift = partial + int64_t(blockIdx.x) * 2 * width;  // a thread keeps to its own columns
   float* dscale = dshift + width;
@@ -265,14 +263,14 @@ constexpr int kSplits = 16;  // threads that share the chunks of a column
 
 template <typename M>
 __global__ __launch_bounds__(kTile* kSplits) void adaln_modulate_sum_bwd_kernel(
-    const AdalnShape shape, const int64_t chunks,
+    const AdalnShape shape, const int64_t chunks, const int64_t copies,
     const float* __restrict__ partial,  // [B, G, chunks, 2, D]
     M* __restrict__ dshift,             // [B or 1, G, D]
     M* __restrict__ dscale) {           // [B or 1, G, D]
   __shared__ float2 split_sums[kSplits][kTile];
-  const int64_t tiles = (shape.width + kTile - 1) / kTile, copies = shape.batch / shape.modulation_batch;
+  const unsigned tiles = unsigned((shape.width + kTile - 1) / kTile);
   const int64_t m = blockIdx.x / tiles;  // row of dshift and dscale
-  const int64_t column = blockIdx.x % tiles * kTile + threadIdx.x % kTile;
+  const int64_t column = int64_t(blockIdx.x % tiles) * kTile + threadIdx.x % kTile;
   const int split = threadIdx.x / kTile;
   float2 sum = make_float2(0.0f, 0.0f);
   if (column < shape.width) {
@@ -298,10 +296,6 @@ __global__ __launch_bounds__(kTile* kSplits) void adaln_modulate_sum_bwd_kernel(
 
 // ---- launches ----
 
-unsigned grid(int64_t blocks) {
-  return unsigned(std::min(blocks, kMaxGrid));
-}
-
 // Calls launch with the smallest count of packs that holds the row; false if none does.
 template <typename T, typename Launch, int... kPacks>
 bool with_packs(int64_t width, std::integer_sequence<int, kPacks...>, Launch launch) {
@@ -320,14 +314,14 @@ void forward(const AdalnShape& shape, const T* x, Modulation shift, Modulation s
   const int64_t rows = shape.all_rows();
   const auto by_warps = [&](auto packs) {
     adaln_modulate_warp_fwd_kernel<T, M, packs.value>
-        <<<grid((rows + kWarps - 1) / kWarps), kThreads, 0, stream>>>(shape, x, shift, scale, eps, out,
-                                                                      stats);
+        <<<unsigned((rows + kWarps - 1) / kWarps), kThreads, 0, stream>>>(shape, x, shift, scale, eps, out,
+                                                                          stats);
   };
   const bool packed =
       shape.width % kPack<T> == 0 && aligned(x) && aligned(out) && packable<M>(shift) && packable<M>(scale);
   if (!packed || !with_packs<T>(shape.width, typename Packs<T>::Forward{}, by_warps)) {
     adaln_modulate_any_fwd_kernel<T, M>
-        <<<grid(rows), kThreads, 0, stream>>>(shape, x, shift, scale, eps, out, stats);
+        <<<unsigned(rows), kThreads, 0, stream>>>(shape, x, shift, scale, eps, out, stats);
   }
 }
 
@@ -335,24 +329,24 @@ template <typename T, typename M>
 void backward(const AdalnShape& shape, const T* grad, const T* x, Modulation scale, const float2* stats,
               T* dx, M* dshift, M* dscale, float* partial, cudaStream_t stream) {
   const int64_t rows_per_chunk = adaln_rows_per_chunk(shape), chunks = adaln_chunks(shape, rows_per_chunk);
-  const unsigned blocks = grid(shape.batch * shape.groups * chunks);
+  const unsigned blocks = unsigned(shape.batch * shape.groups * chunks);
   if (blocks > 0) {
     const auto by_warps = [&](auto packs) {
       adaln_modulate_warp_bwd_kernel<T, M, packs.value>
-          <<<blocks, kThreads, 2 * shape.width * sizeof(float), stream>>>(shape, rows_per_chunk, grad, x,
-                                                                          scale, stats, dx, partial);
+          <<<blocks, kThreads, 2 * shape.width * sizeof(float), stream>>>(
+              shape, rows_per_chunk, unsigned(chunks), grad, x, scale, stats, dx, partial);
     };
     const bool packed =
         shape.width % kPack<T> == 0 && aligned(grad) && aligned(x) && aligned(dx) && packable<M>(scale);
     if (!packed || !with_packs<T>(shape.width, typename Packs<T>::Backward{}, by_warps)) {
-      adaln_modulate_any_bwd_kernel<T, M>
-          <<<blocks, kThreads, 0, stream>>>(shape, rows_per_chunk, grad, x, scale, stats, dx, partial);
+      adaln_modulate_any_bwd_kernel<T, M><<<blocks, kThreads, 0, stream>>>(
+          shape, rows_per_chunk, unsigned(chunks), grad, x, scale, stats, dx, partial);
     }
   }
   const int64_t tiles = (shape.width + kTile - 1) / kTile * shape.modulation_batch * shape.groups;
   if (tiles > 0) {
-    adaln_modulate_sum_bwd_kernel<M>
-        <<<grid(tiles), kTile * kSplits, 0, stream>>>(shape, chunks, partial, dshift, dscale);
+    adaln_modulate_sum_bwd_kernel<M><<<unsigned(tiles), kTile * kSplits, 0, stream>>>(
+        shape, chunks, shape.batch / shape.modulation_batch, partial, dshift, dscale);
   }
 }
 
@@ -384,6 +378,7 @@ int64_t adaln_rows_per_chunk(const AdalnShape& shape) {
 cudaError_t adaln_modulate_forward(const AdalnShape& shape, const void* x, Modulation shift, Modulation scale,
                                    float eps, void* out, float* stats, cudaStream_t stream) {
   if (shape.all_rows() == 0 || shape.width == 0) return cudaSuccess;
+  if (shape.all_rows() > kMaxRows) return cudaErrorInvalidValue;
   with_dtypes(shape, [&](auto* x_type, auto* m_type) {
     using T = std::remove_pointer_t<decltype(x_type)>;
     using M = std::remove_pointer_t<decltype(m_type)>;
@@ -397,6 +392,7 @@ cudaError_t adaln_modulate_backward(const AdalnShape& shape, const void* grad, c
                                     Modulation scale, const float* stats, void* dx, void* dshift,
                                     void* dscale, float* partial, cudaStream_t stream) {
   if (shape.width == 0) return cudaSuccess;
+  if (shape.all_rows() > kMaxRows) return cudaErrorInvalidValue;
   with_dtypes(shape, [&](auto* x_type, auto* m_type) {
     using T = std::remove_pointer_t<decltype(x_type)>;
     using M = std::remove_pointer_t<decltype(m_type)>;
