@@ -78,7 +78,7 @@ def _rotate(y: Tensor, rope: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         first, second = pairs.unbind(-1)
         return torch.stack((first * cos - second * sin, first * sin + second * cos), dim=-1).flatten(-2)
-    # A pair is a complex number: one pass over memory, where the real form (which a compiler fuses) takes eight.
+    # A pair is a complex number: one pass over memory; the real form, which a compiler fuses, takes eight.
     turned = torch.view_as_complex(pairs.contiguous()) * torch.complex(cos, sin)
     return torch.view_as_real(turned).flatten(-2)
 
