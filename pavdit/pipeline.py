@@ -12,12 +12,12 @@ from torch import Tensor
 from pavdit.audio.invert import invert_mel
 from pavdit.audio.mel import mel_images
 from pavdit.clip import Clip, frames_to_volume, volume_to_frames
-from pavdit.config import TASKS, ModelConfig
+from pavdit.config import TASKS, DataConfig, ModelConfig
 from pavdit.flow.path import draw_noise
 from pavdit.flow.sampler import Callback, Velocity, sample
 from pavdit.latents import PlaneLayout, Planes
 from pavdit.mdsa.autoencoder import MDSA
-from pavdit.media import write_clip
+from pavdit.media import read_clip, write_clip
 from pavdit.stdit.model import Condition
 from pavdit.text import to_bucket
 from pavdit.train.checkpoint import open_checkpoint
@@ -62,6 +62,7 @@ class Pipeline:
         generator: STDiT and its text encoder; None where only the autoencoder is trained yet.
         device: where the models run.
         model_hash: names the weights, for provenance.
+        data: how the training's clips were read; None: as by default.
     """
 
     def __init__(
@@ -72,10 +73,12 @@ class Pipeline:
         *,
         device: torch.device | str = "cpu",
         model_hash: str = "",
+        data: DataConfig | None = None,
     ) -> None:
         self.config, self.device, self.model_hash = config, torch.device(device), model_hash
         self.mdsa = mdsa.to(self.device).eval()
         self.generator = None if generator is None else generator.to(self.device).eval()
+        self.data = data
         self.layout = PlaneLayout.choose(config.grid, config.stdit.layout)
 
     @classmethod
@@ -94,7 +97,21 @@ class Pipeline:
             generator,
             device=choose_device(device),
             model_hash=saved.model_hash,
+            data=saved.config.data,
         )
+
+    def read(self, path: str | Path, start_seconds: float | None = None) -> Clip:
+        """Read a file as the training's clips were read.
+
+        Args:
+            path: any media file with picture and sound.
+            start_seconds: where the clip begins; None: where both begin.
+
+        Raises:
+            DataError: the file cannot be used.
+        """
+        how = {"resize": self.data.resize, "channel": self.data.channel} if self.data else {}
+        return read_clip(path, self.config.clip, start_seconds=start_seconds, **how)
 
     @torch.no_grad()
     def encode(self, clip: Clip, stream: Stream | None = None) -> tuple[Planes | None, Planes | None]:

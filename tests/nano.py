@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+
+from rich.console import Console
 
 from pavdit.clip import ClipSpec
 from pavdit.config import (
+    TASKS,
     DataConfig,
     FlowConfig,
     MDSAConfig,
@@ -18,6 +22,12 @@ from pavdit.config import (
 )
 
 NUM_CLIPS = 6
+EVERY_TASK = dict.fromkeys(TASKS, 1.0)
+
+
+def quiet_console() -> Console:
+    """A console that keeps what is printed: ``console.file.getvalue()``."""
+    return Console(file=io.StringIO(), width=1000)
 
 
 def nano(**over: object) -> ModelConfig:

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("clip", type=Path, metavar="CLIP.mp4")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="LATENTS.safetensors")
     parser.add_argument("--checkpoint", type=Path, required=True, help="a checkpoint or run directory")
-    parser.add_argument("--start-seconds", type=float, default=0.0, help="where in the file the clip begins")
+    parser.add_argument("--start-seconds", type=float, help="where in the file the clip begins")
     parser.add_argument("--device", default="auto")
 
 
@@ -19,12 +19,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Encode one clip, both streams jointly."""
     from pavdit.cli.latent_file import write_latents
     from pavdit.cli.main import OK
-    from pavdit.media import read_clip
     from pavdit.pipeline import Pipeline
 
     pipeline = Pipeline.from_pretrained(arguments.checkpoint, arguments.device)
-    clip = read_clip(arguments.clip, pipeline.config.clip, start_seconds=arguments.start_seconds)
-    video, audio = pipeline.encode(clip)
+    video, audio = pipeline.encode(pipeline.read(arguments.clip, arguments.start_seconds))
     write_latents(arguments.output, video, audio, pipeline)
     print(arguments.output)
     return OK

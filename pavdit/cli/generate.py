@@ -33,13 +33,12 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from pavdit.cli.main import OK
-    from pavdit.media import read_clip
     from pavdit.pipeline import Pipeline
 
     paths = output_paths(arguments.output, arguments.n, arguments.seed)
     pipeline = Pipeline.from_pretrained(arguments.checkpoint, arguments.device)
     given = {
-        stream: read_clip(path, pipeline.config.clip)
+        stream: pipeline.read(path)
         for stream, path in (("video", arguments.video), ("audio", arguments.audio))
         if path is not None
     }

@@ -7,6 +7,7 @@ saved.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -46,6 +47,9 @@ def exit_code(error: BaseException) -> int:
     from pavdit.clip import DataError
     from pavdit.train.loop import NonFiniteError
 
+    number = getattr(error, "errno", None) or getattr(error.__context__, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT):  # also where it reached us as a file that cannot be written
+        return RESOURCES
     kinds: tuple[tuple[int, tuple[type[BaseException], ...]], ...] = (
         (DATA, (DataError,)),
         (NON_FINITE, (NonFiniteError,)),
@@ -60,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
+    except BrokenPipeError:  # the reader, e.g. head, has seen enough
+        sys.stderr.close()
+        return 128 + 13
     except KeyboardInterrupt:
         sys.stderr.write("pavdit: interrupted\n")
         return 128 + 2  # what a shell reports for SIGINT

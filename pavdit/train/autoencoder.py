@@ -50,15 +50,9 @@ class AutoencoderStage:
             DataError: a file cannot be used.
         """
         train, held_out = open_clips(config.data, config.model.clip)
-        console.print(
-            f"{len(train)} clips to train on, {len(held_out)} held out", highlight=False, soft_wrap=True
-        )
+        console.print(f"{len(train)} clips to train on, {len(held_out)} held out")
         if config.train.perceptual_weight > 0:
-            console.print(
-                "perceptual loss: multi-scale gradient L1, as there is no LPIPS trunk",
-                highlight=False,
-                soft_wrap=True,
-            )
+            console.print("perceptual loss: multi-scale gradient L1, as there is no LPIPS trunk")
         return config, cls(config, train, held_out, device)
 
     def loss(self, step: int) -> dict[str, Tensor]:

@@ -107,11 +107,7 @@ class GeneratorStage:
         mdsa = load_autoencoder(saved, config.model).to(device)
         train, held_out = open_clips(config.data, config.model.clip)
         config = _with_classes(config, train.class_names)
-        console.print(
-            f"encoding {len(train)} clips to train on, {len(held_out)} held out, with {saved.path}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(f"encoding {len(train)} clips to train on, {len(held_out)} held out, with {saved.path}")
         unseen = encode_clips(mdsa, held_out, config.model, device) if len(held_out) else None
         return config, cls(config, encode_clips(mdsa, train, config.model, device), unseen, mdsa, device)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -143,6 +144,11 @@ class Trainer:
         return {name: value.detach() for name, value in terms.items()} | {"gradient_norm": norm}
 
 
+def progress_console() -> Console:
+    """Where progress goes: stderr, unbroken lines where it is no terminal."""
+    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
 def fit(trainer: Trainer, console: Console | None = None) -> Outcome:
     """Train until the steps are done, the time is up, or a signal comes; save what was reached.
 
@@ -150,7 +156,7 @@ def fit(trainer: Trainer, console: Console | None = None) -> Outcome:
         NonFiniteError: see `Trainer.update`.
         OSError: a checkpoint or the log could not be written; the previous checkpoint is intact.
     """
-    train, console = trainer.config.train, console or Console(stderr=True)
+    train, console = trainer.config.train, console or progress_console()
     outcome = Outcome(trainer.step)
     with _signals() as stop, _Log(train, console) as log:
         log.event("start", trainer.step, parameters=sum(p.numel() for p in trainer.stage.model.parameters()))
@@ -168,6 +174,8 @@ def fit(trainer: Trainer, console: Console | None = None) -> Outcome:
                 outcome.metrics = trainer.stage.validate(trainer.ema.model)
                 log.event("validation", trainer.step, **outcome.metrics)
         outcome.step, outcome.interrupted = trainer.step, stop.is_set()
+        if not outcome.metrics and not outcome.interrupted:  # the run was finished before
+            outcome.metrics = trainer.stage.validate(trainer.ema.model)
         if outcome.interrupted:
             trainer.save()
             log.event("interrupted", trainer.step)
@@ -219,7 +227,7 @@ class _Log:
 
     def event(self, name: str, step: int, **values: float) -> None:
         self._write({"event": name, "step": step} | values)
-        self.console.print(f"{name} at step {step}: " + _words(values), highlight=False, soft_wrap=True)
+        self.console.print(f"{name} at step {step}: " + _words(values))
 
     def terms(self, trainer: Trainer, means: dict[str, float]) -> None:
         rate = trainer.optimizer.param_groups[0]["lr"]
@@ -232,9 +240,7 @@ class _Log:
         )
         if not self.console.is_terminal and time.monotonic() - self.printed > _QUIET_SECONDS:
             self.printed = time.monotonic()
-            self.console.print(
-                f"step {trainer.step}: {words}, {trainer.seconds:.0f} s", highlight=False, soft_wrap=True
-            )
+            self.console.print(f"step {trainer.step}: {words}, {trainer.seconds:.0f} s")
 
 
 def _words(values: Mapping[str, float]) -> str:

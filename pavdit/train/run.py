@@ -18,7 +18,7 @@ from pavdit.train.checkpoint import Checkpoint
 from pavdit.train.files import file_record, replace_with_tensors, tensors_record
 from pavdit.train.generator import GeneratorStage
 from pavdit.train.lock import run_lock
-from pavdit.train.loop import Outcome, Stage, Trainer, fit
+from pavdit.train.loop import Outcome, Stage, Trainer, fit, progress_console
 from pavdit.train.models import choose_device
 
 
@@ -36,7 +36,7 @@ def run_training(config: RunConfig, resume: str = "auto", console: Console | Non
         NonFiniteError: loss or gradient stayed non-finite.
         OSError: the disk is full, or another process trains in the run directory.
     """
-    console = console or Console(stderr=True)
+    console = console or progress_console()
     run_dir, device = config.train.run_dir, choose_device(config.train.device)
     torch.manual_seed(config.train.seed)
     build = AutoencoderStage.open if config.train.stage == "autoencoder" else GeneratorStage.open
@@ -50,7 +50,7 @@ def run_training(config: RunConfig, resume: str = "auto", console: Console | Non
         trainer = Trainer(config, stage)
         if saved is not None:
             trainer.restore(saved)
-            console.print(f"resuming {saved.path} at step {saved.step}", highlight=False, soft_wrap=True)
+            console.print(f"resuming {saved.path} at step {saved.step}")
         _write_config(run_dir / "config.yaml", config)
         return fit(trainer, console)
 
@@ -58,7 +58,7 @@ def run_training(config: RunConfig, resume: str = "auto", console: Console | Non
 def _resume_point(run_dir: Path, resume: str, console: Console) -> Checkpoint | None:
     newest, damaged = checkpoints.latest(run_dir)
     for path in damaged:
-        console.print(f"{path}: damaged, set aside", highlight=False, soft_wrap=True)
+        console.print(f"{path}: damaged, set aside")
     checkpoints.set_aside(damaged)
     if resume == "auto":
         return newest

@@ -33,7 +33,8 @@ print("go", flush=True)
 while True:
     step += 1
     weights = {{f"w{{i}}": torch.full((512, 512), float(step)) for i in range(4)}}
-    checkpoint.save(run, step, tensors={{"model": weights, "ema": weights}}, state={{"step": step}}, config=nano_run(run))
+    tensors = {{"model": weights, "ema": weights}}
+    checkpoint.save(run, step, tensors=tensors, state={{}}, config=nano_run(run))
     checkpoint.prune(run, 2)
 """
 

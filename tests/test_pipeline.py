@@ -1,0 +1,170 @@
+"""The whole way: every task, given streams stay given, a seed means the clip whatever the batch."""
+
+import pytest
+import torch
+from nano import NUM_CLIPS, nano
+from numerics import LATENTS, error
+
+from pavdit.config import TASKS
+from pavdit.data.bounce import BounceClips
+from pavdit.media import probe, read_clip
+from pavdit.pipeline import Pipeline
+
+
+@pytest.fixture(scope="module")
+def pipeline(nano_generator_run):
+    return Pipeline.from_pretrained(nano_generator_run, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return BounceClips(NUM_CLIPS, nano().clip)[0]
+
+
+@pytest.fixture
+def noise_of(monkeypatch):
+    """Records the noise that sampling starts from."""
+    import pavdit.pipeline as module
+
+    drawn, draw = [], module.draw_noise
+    monkeypatch.setattr(module, "draw_noise", lambda *a: drawn.append(draw(*a)) or drawn[-1])
+    return drawn
+
+
+def test_encode_and_decode_give_the_clips_sizes_back(pipeline, clip):
+    video, audio = pipeline.encode(clip)
+    assert video.hw.shape == (1, 4, 4, 4) and audio.th.shape == (1, 4, 4, 4)
+    [back] = pipeline.decode(video, audio)
+    assert back.require(pipeline.config.clip) is back
+
+
+def test_a_stream_encoded_alone_does_not_know_the_other(pipeline, clip):
+    other = BounceClips(NUM_CLIPS, nano().clip)[1]
+    mixed = type(clip)(clip.frames, other.wave, clip.fps, clip.sample_rate)
+    alone, none = pipeline.encode(clip, "video")
+    assert none is None
+    assert torch.equal(alone.hw, pipeline.encode(mixed, "video")[0].hw)
+    assert not torch.equal(pipeline.encode(clip)[0].hw, pipeline.encode(mixed)[0].hw)
+
+
+def test_a_clip_of_other_sizes_is_refused(pipeline):
+    from pavdit.config import tiny
+
+    with pytest.raises(
+        ValueError, match=r"clip .*: want \(T, 3, H, W, .* = \(4, 3, 16, 16, .* got \(8, 3, 32, 32"
+    ):
+        pipeline.encode(BounceClips(1, tiny().clip)[0])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_makes_what_it_says(pipeline, clip, task):
+    prompt = pipeline.config.text.class_names[0]
+    given = {"v2a": {"video": clip}, "a2v": {"audio": clip}}.get(task, {})
+    [made] = pipeline(prompt, **given, task=task, seed=3)
+    made.clip.require(pipeline.config.clip)
+    assert made.latent.abs().max() <= 1
+    if task == "v2a":
+        assert torch.equal(made.clip.frames, clip.frames) and not torch.equal(made.clip.wave, clip.wave)
+    if task == "a2v":
+        assert torch.equal(made.clip.wave, clip.wave) and not torch.equal(made.clip.frames, clip.frames)
+    if task == "t2v":
+        assert made.clip.frames.any() and not made.clip.wave.any()
+    if task == "t2a":
+        assert made.clip.wave.any() and not made.clip.frames.any()
+
+
+@pytest.mark.parametrize(("task", "stream"), [("v2a", "video"), ("a2v", "audio")])
+def test_the_given_planes_are_the_streams_own_latent_to_the_bit(pipeline, clip, task, stream):
+    [made] = pipeline(None, **{stream: clip}, seed=1)
+    planes = pipeline.encode(clip, stream)[0 if stream == "video" else 1]
+    layout = pipeline.layout
+    assert made.provenance["task"] == task
+    frames = layout.frames_of(stream)
+    assert torch.equal(made.latent[:, frames], layout.stack(planes, planes)[0][:, frames])
+
+
+@pytest.mark.parametrize(("task", "still"), [("t2v", "audio"), ("t2a", "video")])
+def test_the_stream_that_is_not_made_stays_noise(pipeline, noise_of, task, still):
+    [made] = pipeline(None, task=task)
+    frames = pipeline.layout.frames_of(still)
+    assert torch.equal(made.latent[:, frames], noise_of[0][0][:, frames])
+    assert not torch.equal(made.latent[:, ~frames], noise_of[0][0][:, ~frames])
+
+
+def test_a_seed_means_the_clip_whatever_the_batch(pipeline, noise_of):
+    prompt = pipeline.config.text.class_names[0]
+    together = pipeline(prompt, n=3, seed=5, steps=30)
+    alone = [pipeline(prompt, seed=seed, steps=30)[0] for seed in (5, 6, 7)]
+    for k in range(3):
+        assert torch.equal(noise_of[0][k], noise_of[1 + k][0])
+        assert error(together[k].latent, alone[k].latent) <= LATENTS
+        assert together[k].provenance == alone[k].provenance
+    assert error(together[0].latent, together[1].latent) > 0.1
+
+
+def test_prompt_and_guidance_matter(pipeline):
+    first, second = pipeline.config.text.class_names[:2]
+    base = pipeline(first)[0].latent
+    assert torch.equal(base, pipeline(f"a video of {first}")[0].latent)
+    assert not torch.equal(base, pipeline(second)[0].latent)
+    assert not torch.equal(base, pipeline(first, guidance=1.0)[0].latent)
+    assert not torch.equal(base, pipeline(None)[0].latent)
+
+
+def test_guidance_is_off_where_there_is_no_prompt(pipeline):
+    assert torch.equal(pipeline(None, guidance=9.0)[0].latent, pipeline(None, guidance=1.0)[0].latent)
+
+
+def test_the_callback_sees_every_step(pipeline):
+    seen = []
+    pipeline(None, steps=4, callback=lambda step, total, latent: seen.append((step, total, latent.shape[0])))
+    assert seen == [(step, 4, 1) for step in (1, 2, 3, 4)]
+
+
+def test_a_saved_clip_reads_back_and_says_where_it_came_from(pipeline, tmp_path):
+    [made] = pipeline(pipeline.config.text.class_names[0], seed=11, steps=2, guidance=1.5)
+    path = made.save(tmp_path / "a.mp4")
+    back = read_clip(path, pipeline.config.clip)
+    assert back.frames.shape == made.clip.frames.shape
+    info = probe(path)
+    assert info.fps == 10
+    assert made.provenance.keys() == {"model", "prompt", "seed", "steps", "guidance", "task"}
+    assert made.provenance["seed"] == "11" and made.provenance["guidance"] == "1.5"
+    assert made.provenance.items() <= info.metadata.items()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompt": "yodelling"}, "prompt: want .* got 'yodelling'"),
+        ({"task": "t2x"}, "task: want auto, t2av, v2a, a2v, t2v, t2a, got 't2x'"),
+        ({"task": "v2a"}, "task v2a: want video to be given, got neither stream"),
+        ({"task": "t2av", "video": "clip"}, "task t2av: want neither stream to be given, got video"),
+        ({"video": "clip", "audio": "clip"}, "want video or audio to be given, got both"),
+        ({"n": 0}, "n: want at least 1 clip, got 0"),
+        ({"steps": 0}, "want num_steps >= 1, got 0"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_does_not_fit_is_named(pipeline, clip, arguments, message):
+    arguments = {key: clip if value == "clip" else value for key, value in arguments.items()}
+    with pytest.raises(ValueError, match=message):
+        pipeline(**arguments)
+
+
+def test_an_autoencoder_alone_makes_no_clips(nano_autoencoder_run):
+    pipeline = Pipeline.from_pretrained(nano_autoencoder_run, device="cpu")
+    with pytest.raises(ValueError, match="checkpoint: want a generator's, got an autoencoder's"):
+        pipeline("anything")
+
+
+def test_a_generators_checkpoint_needs_nothing_else(nano_generator_run, tmp_path, clip, pipeline):
+    import shutil
+
+    from pavdit.train.checkpoint import open_checkpoint
+
+    copy = shutil.copytree(open_checkpoint(nano_generator_run).path, tmp_path / "elsewhere")
+    moved = Pipeline.from_pretrained(copy, device="cpu")
+    assert moved.model_hash == pipeline.model_hash
+    assert torch.equal(moved(None)[0].latent, pipeline(None)[0].latent)
+    assert torch.equal(moved.encode(clip)[0].hw, pipeline.encode(clip)[0].hw)
