@@ -144,6 +144,14 @@ def test_unseen_nan_leaves_the_gradients_of_the_looking_stream_whole() -> None:
     )
 
 
+def test_masked_exchange_compiles_without_a_graph_break() -> None:
+    module, video, audio = cross(), randn(2, 2, 2, 2, 12), randn(2, 2, 2, 2, 12)
+    sees = torch.tensor([True, False])
+    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    got, _ = compiled(video, audio, (1, 2, 2), sees, ~sees)
+    assert_equation(got, module(video, audio, (1, 2, 2), sees, ~sees)[0])
+
+
 def test_gcm_pairs_the_planes_and_updates_both_from_the_old() -> None:
     torch.manual_seed(4)
     module = GroupCrossModalAttention(12, num_heads=2, head_dim=4).double()

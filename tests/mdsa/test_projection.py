@@ -67,3 +67,9 @@ def test_no_element_of_the_axis_is_special(axis: int) -> None:
 def test_positions_make_the_order_matter(axis: int) -> None:
     project, u = projector(axis), tokens()
     assert not torch.allclose(project(u.flip(axis)), project(u))
+
+
+def test_projector_compiles_without_a_graph_break() -> None:
+    project, u = projector(2), tokens()
+    compiled = torch.compile(project, backend="eager", fullgraph=True)
+    assert_equation(compiled(u), project(u))
