@@ -69,10 +69,10 @@ def _caption(path: Path, label: str) -> str:
 class FolderClips:
     """The clips of a folder, in the order of their paths, then of their time.
 
-    Every file's header is read on construction, so a file that is broken, silent, blind or too short is reported
-    before training starts. ``segments: all`` cuts a file into whole clip lengths one after another from the first
-    instant that has picture and sound; ``first`` takes the first of them; ``random`` has one clip per file, whose
-    beginning depends on the `draw` number given to `read`.
+    Every file's header is read on construction, so a file that is broken, has no picture or no sound, or
+    is too short is reported before training starts. ``segments: all`` cuts a file into whole clip lengths
+    one after another from the first instant that has picture and sound; ``first`` takes the first of them;
+    ``random`` has one clip per file, whose beginning depends on the `draw` number given to `read`.
 
     Attributes:
         class_names: the folders' names, sorted.

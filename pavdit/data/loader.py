@@ -95,9 +95,10 @@ class Subset:
 def open_clips(config: DataConfig, spec: ClipSpec) -> tuple[Subset, Subset]:
     """Open a set of clips and split it into training and held-out clips, which share no footage.
 
-    ``bounce``: clips 0 to `num_clips` - 1, the last `held_out` of them held out. ``folder``: the files are shuffled by
-    `seed` (a folder is sorted by class, its end is one class), then the first `num_clips` clips are taken and the last
-    `held_out` of these held out; what is left of a file of which a held-out clip was cut is used by neither part.
+    ``bounce``: clips 0 to `num_clips` - 1, the last `held_out` of them held out. ``folder``: the files are
+    shuffled by `seed` (a folder is sorted by class, so its end is one class), then the first `num_clips`
+    clips are taken and the last `held_out` of these held out; the rest of a file of which a clip is held
+    out is used by neither part.
 
     Returns:
         Training clips and held-out clips (possibly none).
@@ -126,7 +127,7 @@ def open_clips(config: DataConfig, spec: ClipSpec) -> tuple[Subset, Subset]:
     train = tuple(i for i in order[: max(0, first_held_out)] if folder.segments[i].file_index not in unseen)
     if not train:
         raise ConfigError(
-            f"data: want clips to train on beside {config.held_out} held out, got {len(order)} in {config.path}"
+            f"{config.path}: want clips to train on beside {config.held_out} held out, got {len(order)} clips"
         )
     return Subset(folder, tuple(sorted(train))), Subset(folder, tuple(sorted(held_out)))
 
@@ -216,9 +217,9 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield the batch of step `start_step`, of the next step, and so on without end.
 
-    Each pass over the clips is another permutation of them; batches run across its border. What step n holds depends
-    on (clips, batch_size, seed, n) alone: a resumed run continues as if it had not stopped, and workers change nothing
-    but the speed.
+    Each pass over the clips is another permutation of them; batches run across its border. What step n
+    holds depends on (clips, batch_size, seed, n) alone: a resumed run continues as if it had not stopped,
+    and workers change nothing but the speed.
 
     Args:
         clips: at least one.

@@ -7,14 +7,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pavdit.clip import DataError
+
+if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """What a file holds. All times are seconds on the container's own timeline, on which 0 need not be the start.
+    """What a file holds. Times are seconds on the container's own time line, which need not start at 0.
 
     Attributes:
         fps: average frame rate, a rational number.
@@ -25,7 +32,7 @@ class MediaInfo:
         video_start_seconds: when the first frame is shown.
         video_end_seconds: when the last frame ends.
         audio_start_seconds: when the sound begins.
-        audio_end_seconds: when the sound ends, encoder padding not counted where the container says how much it is.
+        audio_end_seconds: when the sound ends, without the encoder's padding where the container says so.
         metadata: the container's tags.
     """
 
@@ -56,17 +63,18 @@ class MediaInfo:
         return max(Fraction(0), self.end_seconds - self.start_seconds)
 
 
-def seconds_text(seconds: Fraction | float) -> str:
+def in_seconds(time: Fraction | float) -> str:
     """A time for a message: milliseconds, no trailing zeros."""
-    return f"{float(seconds):.3f}".rstrip("0").rstrip(".")
+    return f"{float(time):.3f}".rstrip("0").rstrip(".")
 
 
 @contextmanager
-def open_media(path: Path) -> Iterator[Any]:
-    """Open `path` for reading; whatever FFmpeg finds wrong inside the ``with`` block leaves it as DataError.
+def open_media(path: Path) -> Iterator[InputContainer]:
+    """Open `path` for reading; what FFmpeg finds wrong inside the ``with`` block leaves it as DataError.
 
-    Decoders run on one thread (a data set is read by several processes) and stop at the first damage that they
-    notice instead of concealing it.
+    Decoders run on one thread (a data set is read by several processes) and stop at the first damage that
+    they notice instead of concealing it. Nothing of the container may be touched after the block: PyAV's
+    streams point into freed memory then.
 
     Raises:
         DataError: `path` is missing, no file, unreadable, not media or damaged.
@@ -81,15 +89,23 @@ def open_media(path: Path) -> Iterator[Any]:
         # Only local files: a playlist that calls itself .mp4 must not reach the network.
         with av.open(str(path), container_options={"protocol_whitelist": "file"}) as container:
             for stream in (*container.streams.video, *container.streams.audio):
+                if stream.codec_context is None:
+                    raise DataError(
+                        f"{path}: want codecs that FFmpeg knows, got another in stream {stream.index}"
+                    )
                 stream.codec_context.thread_count = 1
                 stream.codec_context.options = {"err_detect": "explode"}
             yield container
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DataError(f"{path}: want a readable media file, got {' '.join(reason.split())}") from None
+        raise DataError(f"{path}: want a readable media file, got {ffmpeg_reason(error)}") from None
 
 
-def video_stream(container: Any, path: Path) -> Any:
+def ffmpeg_reason(error: Exception) -> str:
+    """FFmpeg's own words without PyAV's decoration, in one line."""
+    return " ".join(str(getattr(error, "strerror", None) or error).split())
+
+
+def video_stream(container: InputContainer, path: Path) -> VideoStream:
     """The first video stream that is not a cover picture.
 
     Raises:
@@ -103,7 +119,7 @@ def video_stream(container: Any, path: Path) -> Any:
     raise DataError(f"{path}: want a video stream, got none")
 
 
-def audio_stream(container: Any, path: Path) -> Any:
+def audio_stream(container: InputContainer, path: Path) -> AudioStream:
     """The first audio stream.
 
     Raises:
@@ -114,23 +130,40 @@ def audio_stream(container: Any, path: Path) -> Any:
     return container.streams.audio[0]
 
 
-def _span(container: Any, stream: Any) -> tuple[Fraction, Fraction]:
+def tick(stream: VideoStream | AudioStream) -> Fraction:
+    """Seconds of one unit of the stream's clock."""
+    return Fraction(stream.time_base or 0)
+
+
+def time_of(frame: VideoFrame | AudioFrame, path: Path) -> Fraction:
+    """When a decoded frame begins, in seconds.
+
+    Raises:
+        DataError: it has no time stamp, or its decoder says that it is damaged.
+    """
+    if frame.pts is None or frame.time_base is None or frame.is_corrupt:
+        raise DataError(f"{path}: want intact frames with time stamps, got a damaged one")
+    return frame.pts * Fraction(frame.time_base)
+
+
+def _span(container: InputContainer, stream: VideoStream | AudioStream) -> tuple[Fraction, Fraction]:
     """Start and end of a stream in seconds, from the header or else (Matroska, WebM) from its packets."""
     if stream.start_time is not None and stream.duration is not None:
-        return stream.start_time * stream.time_base, (stream.start_time + stream.duration) * stream.time_base
+        return stream.start_time * tick(stream), (stream.start_time + stream.duration) * tick(stream)
     container.seek(0)
-    starts, ends = [], []
-    for packet in container.demux(stream):
-        if packet.pts is not None:
-            starts.append(packet.pts)
-            ends.append(packet.pts + (packet.duration or 0))
-    if not starts:
+    spans = [
+        (packet.pts, packet.pts + (packet.duration or 0))
+        for packet in container.demux(stream)
+        if packet.pts is not None
+    ]
+    container.seek(0)
+    if not spans:
         return Fraction(0), Fraction(0)
-    return min(starts) * stream.time_base, max(ends) * stream.time_base
+    return min(start for start, _ in spans) * tick(stream), max(end for _, end in spans) * tick(stream)
 
 
-def describe(container: Any, path: Path) -> MediaInfo:
-    """What an open container says about itself; leaves it at any position.
+def describe(container: InputContainer, path: Path) -> MediaInfo:
+    """What an open container says about itself; leaves it at its beginning.
 
     Raises:
         DataError: no video stream, no audio stream, or a stream without a size or rate.
@@ -139,11 +172,11 @@ def describe(container: Any, path: Path) -> MediaInfo:
     fps = video.average_rate or video.guessed_rate
     if not fps or not video.width or not video.height:
         raise DataError(
-            f"{path}: want a video stream with size and rate, got {video.width}x{video.height}, {fps}"
+            f"{path}: want video of known size and rate, got {video.width}x{video.height}, {fps} fps"
         )
     if not audio.rate or not audio.channels:
         raise DataError(
-            f"{path}: want an audio stream with rate and channels, got {audio.rate}, {audio.channels}"
+            f"{path}: want sound of known rate and channels, got {audio.rate} Hz, {audio.channels}"
         )
     video_span, audio_span = _span(container, video), _span(container, audio)
     return MediaInfo(

@@ -5,68 +5,70 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from pavdit.clip import DataError
-from pavdit.media.probe import audio_stream, open_media, seconds_text
+from pavdit.media.probe import audio_stream, in_seconds, open_media, tick, time_of
+
+if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
 
 Channel = Literal["mean", "first"]
 
 PREROLL_SECONDS = Fraction(1, 2)
-"""Decoded before the segment: the AAC decoder needs the frame before, the time line some stamps to settle on."""
+"""Decoded before the segment: AAC needs the frame before, the time line some stamps to settle on."""
 MARGIN_SECONDS = Fraction(1, 100)
 """Context on both sides for the resampling filter, which reaches 2 ms at 8 kHz."""
 STAMP_JITTER_SECONDS = Fraction(2, 1000)
-"""Matroska rounds time stamps to 1 ms; lateness up to this is rounding, beyond it a hole in the recording."""
+"""Matroska rounds time stamps to 1 ms; lateness up to this is rounding, beyond it a hole."""
 LONGEST_HOLE_SECONDS = Fraction(1, 20)
-"""Joined segments leave holes of some milliseconds, in which the recording is silent; a longer one is damage."""
+"""Joined recordings leave holes of some milliseconds, which are silence; a longer one is damage."""
 
 
-def _samples(frame: Any, channel: Channel) -> np.ndarray:
+def _samples(frame: AudioFrame, channel: Channel) -> np.ndarray:
     """One decoded frame as ``(S,)`` float32, full scale = 1, neither clipped nor scaled."""
     raw = frame.to_ndarray()
     if not frame.format.is_planar:
         raw = raw.reshape(-1, frame.layout.nb_channels).T
     if raw.dtype == np.uint8:
         raw = (raw.astype(np.float32) - 128) / 128
-    elif np.issubdtype(raw.dtype, np.integer):
-        raw = raw.astype(np.float64) / -float(np.iinfo(raw.dtype).min)
+    elif raw.dtype.kind == "i":
+        raw = raw.astype(np.float64) / 2 ** (8 * raw.dtype.itemsize - 1)
     return (raw[0] if channel == "first" else raw.mean(axis=0)).astype(np.float32)
 
 
 def _decode(
     path: Path, start: Fraction, end: Fraction, channel: Channel
 ) -> tuple[list[tuple[Fraction, np.ndarray]], int, Fraction]:
-    """Frames of sound that touch [start, end) as (time in seconds, samples), their rate, and one tick in seconds."""
+    """Frames that touch [start, end) as (seconds, samples), their rate, and the clock's tick in seconds."""
+    chunks: list[tuple[Fraction, np.ndarray]] = []
+    rate = 0
     with open_media(path) as container:
         stream = audio_stream(container, path)
-        tick = Fraction(stream.time_base)
-        if start > (stream.start_time or 0) * tick:
-            container.seek(math.floor(start / tick), stream=stream)
-        chunks: list[tuple[Fraction, np.ndarray]] = []
-        rate = 0
+        clock = tick(stream)
+        if start > (stream.start_time or 0) * clock:
+            container.seek(math.floor(start / clock), stream=stream)
         for frame in container.decode(stream):
-            if frame.pts is None or frame.is_corrupt:
-                raise DataError(f"{path}: want intact sound with time stamps, got a damaged frame")
-            if rate and frame.sample_rate != rate:
-                raise DataError(f"{path}: want one sample rate, got {rate} Hz, then {frame.sample_rate} Hz")
-            time, rate = frame.pts * Fraction(frame.time_base), frame.sample_rate
+            time = time_of(frame, path)
             if time >= end:
                 break
+            if rate and frame.sample_rate != rate:
+                raise DataError(f"{path}: want one sample rate, got {rate} Hz, then {frame.sample_rate} Hz")
+            rate = frame.sample_rate
             chunks.append((time, _samples(frame, channel)))
-    return chunks, rate, tick
+    return chunks, rate, clock
 
 
 def _join(chunks: list[tuple[Fraction, np.ndarray]], rate: int, path: Path) -> tuple[Fraction, np.ndarray]:
     """Lay frames on the time line: time of the first sample, and the samples from there on without a break.
 
-    A decoder's output is continuous, so a frame stamped a little early still follows the one before; a frame stamped
-    late leaves a hole, which is silence (see the constants above).
+    A decoder's output is continuous, so a frame stamped a little early still follows the one before; a frame
+    stamped late leaves a hole, which is silence (see the constants above).
 
     Raises:
-        DataError: a hole that is too long, or time stamps that go back by more than a frame.
+        DataError: a hole that is too long, or time stamps that go back by more than two frames.
     """
     start = chunks[0][0]
     parts: list[np.ndarray] = []
@@ -75,7 +77,7 @@ def _join(chunks: list[tuple[Fraction, np.ndarray]], rate: int, path: Path) -> t
         late = time - start - Fraction(length, rate)
         if late > LONGEST_HOLE_SECONDS or -late > Fraction(2 * len(samples), rate):
             raise DataError(
-                f"{path}: want sound without gaps, got a jump of {seconds_text(late)} s at {seconds_text(time)} s"
+                f"{path}: want sound without gaps, got one of {in_seconds(late)} s at {in_seconds(time)} s"
             )
         if late > STAMP_JITTER_SECONDS:
             parts.append(np.zeros(round(late * rate), np.float32))
@@ -86,7 +88,7 @@ def _join(chunks: list[tuple[Fraction, np.ndarray]], rate: int, path: Path) -> t
 
 
 def resample(wave: np.ndarray, source_rate: int, sample_rate: int) -> np.ndarray:
-    """``(S,)`` float32 at another rate by libswresample; sample 0 stays at the same instant, peaks stay above 1."""
+    """``(S,)`` float32 at another rate by libswresample; sample 0 stays in place, peaks above 1 are kept."""
     import av
 
     if source_rate == sample_rate:
@@ -101,35 +103,35 @@ def resample(wave: np.ndarray, source_rate: int, sample_rate: int) -> np.ndarray
 
 
 def read_wave(
-    path: Path, start: Fraction, num_samples: int, sample_rate: int, channel: Channel
+    path: Path, start: Fraction, num_samples: int, sample_rate: int, channel: Channel = "mean"
 ) -> np.ndarray:
     """Decode `num_samples` samples at `sample_rate` from `start` seconds on the container's time line.
 
-    Source sample i stands at (time of the first sample) + i / (source rate). The result's sample 0 stands within
-    half a sample of `start`. Nothing is padded but what the container's clock cannot resolve: one tick of it.
+    Source sample i stands at (time of the first sample) + i / (source rate); sample 0 of the result within
+    half a sample of `start`. Nothing is padded but what the container's clock cannot tell: one tick of it.
 
     Returns:
-        ``(S,)`` float32, peaks above 1 kept as decoded.
+        ``(S,)`` float32, peaks above 1 as decoded.
 
     Raises:
         DataError: damaged, gaps, or no sound over the whole segment.
     """
     end = start + Fraction(num_samples, sample_rate)
-    chunks, rate, tick = _decode(path, start - PREROLL_SECONDS, end + MARGIN_SECONDS, channel)
+    chunks, rate, clock = _decode(path, start - PREROLL_SECONDS, end + MARGIN_SECONDS, channel)
     if not chunks:
-        raise DataError(f"{path}: want sound from {seconds_text(start)} s, got none")
+        raise DataError(f"{path}: want sound from {in_seconds(start)} s on, got none")
     first, wave = _join(chunks, rate, path)
     last = first + Fraction(len(wave), rate)
-    slack = max(tick, Fraction(1, rate))
+    slack = max(clock, Fraction(1, rate))
     if first > start + slack or last < end - slack:
         raise DataError(
-            f"{path}: want sound from {seconds_text(start)} to {seconds_text(end)} s, "
-            f"got {seconds_text(first)} to {seconds_text(last)} s"
+            f"{path}: want sound from {in_seconds(start)} to {in_seconds(end)} s, "
+            f"got {in_seconds(first)} to {in_seconds(last)} s"
         )
     begin = max(0, math.floor((start - MARGIN_SECONDS - first) * rate))
     stop = min(len(wave), math.ceil((end + MARGIN_SECONDS - first) * rate))
     out = resample(wave[begin:stop], rate, sample_rate)
     skip = round((start - first - Fraction(begin, rate)) * sample_rate)
-    # The clock's rounding, one tick at most: hold the sample at the border.
+    # What the clock rounded away, a tick at most, is the sample at the border held.
     out = np.pad(out, (max(0, -skip), max(0, skip + num_samples - len(out))), mode="edge")
     return out[max(0, skip) :][:num_samples]

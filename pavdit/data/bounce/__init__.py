@@ -17,8 +17,8 @@ __all__ = ["CLASS_NAMES", "MATERIALS", "BounceClips", "Scene", "draw_scene"]
 class BounceClips:
     """`num_clips` clips of balls that bounce, hit walls, tick and flash, drawn anew on each access.
 
-    Clip i is a pure function of (seed, i, spec), and its scene (label, caption, events) of (seed, i, duration, aspect):
-    neither frame rate nor size nor sample rate moves an event.
+    Clip i is a pure function of (seed, i, spec), and its scene (label, caption, events) of (seed, i,
+    duration, aspect): neither frame rate nor size nor sample rate moves an event.
 
     Attributes:
         class_names: ``<material>_<action>``, sorted.

@@ -12,60 +12,78 @@ from pavdit.data.bounce.script import Scene
 
 SHUTTER = 0.5
 """Share of a frame's time, from its beginning, over which light is gathered."""
-MIN_EXPOSURES = 4
-FASTEST = 5.0
-"""Box units per second that no object exceeds; sets how many exposures keep the blur smooth."""
+MIN_EXPOSURES, MAX_EXPOSURES = 4, 16
+EXPOSURE_PIXELS = 2
+"""Motion between two exposures from which a blur would look like separate balls."""
 
 
-def _background(scene: Scene, spec: ClipSpec, y: np.ndarray) -> np.ndarray:
-    """``(H, W, 3)``: a wall and a lighter floor, whose edge is antialiased."""
+def _background(scene: Scene, spec: ClipSpec) -> np.ndarray:
+    """``(H, W, 3)`` float32: a wall and a lighter floor, whose edge is antialiased."""
     pixel = scene.height / spec.height
+    y = scene.height - (np.arange(spec.height) + 0.5) * pixel
     floor = np.clip((FLOOR_HEIGHT - y) / pixel + 0.5, 0, 1)[:, None, None]
-    return np.broadcast_to(scene.background * (1 + 0.8 * floor), (spec.height, spec.width, 3))
+    rows = (scene.background * (1 + 0.8 * floor)).astype(np.float32)  # (H, 1, 3)
+    return np.broadcast_to(rows, (spec.height, spec.width, 3))
 
 
-def render_frames(scene: Scene, spec: ClipSpec) -> np.ndarray:
-    """Draw every frame as the mean of what is seen while the shutter is open.
+def _exposure_times(scene: Scene, spec: ClipSpec) -> np.ndarray:
+    """``(T, exposures)`` seconds: midpoints of equal parts of each frame's shutter time."""
+    fps = float(spec.fps)
+    start = np.arange(spec.num_frames)[:, None] / fps
+    x, y, _ = scene.action.state(start + np.array([0.0, SHUTTER / fps]))
+    motion = np.hypot(np.diff(x), np.diff(y)).max() * spec.height / scene.height
+    exposures = min(MAX_EXPOSURES, max(MIN_EXPOSURES, math.ceil(motion / EXPOSURE_PIXELS)))
+    return start + (np.arange(exposures) + 0.5) / exposures * SHUTTER / fps
 
-    Frame k gathers light over ``[k, k + SHUTTER) / fps``, at the midpoints of equal parts.
+
+def _ball(
+    scene: Scene, spec: ClipSpec, times: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The ball at every exposure, in a square window of P x P pixels around it.
 
     Returns:
-        ``(T, H, W, 3)`` uint8.
+        Top row and left column of each window ``(T, exposures)``, which may lie outside the frame; cover
+        and light ``(T, exposures, P, P)``, 0 to 1.
     """
     scale = spec.height / scene.height  # pixels per box unit, the same in both directions
-    blur_pixels = FASTEST * scale * SHUTTER / float(spec.fps)
-    exposures = max(MIN_EXPOSURES, min(16, math.ceil(blur_pixels / 4)))
-    offsets = (np.arange(exposures) + 0.5) / exposures * SHUTTER
-    t = (np.arange(spec.num_frames)[:, None] + offsets) / float(spec.fps)  # (T, exposures)
-    x, y, brightness = scene.action.state(t)
-
-    # Only a square window around the ball is drawn: its corner in whole pixels, then (T, exposures, P) coordinates.
+    x, y, brightness = scene.action.state(times)
     reach = scene.radius * scale + 1
     size = math.ceil(2 * reach) + 1
     column, row = x * scale, spec.height - y * scale
     left, top = np.floor(column - reach).astype(int), np.floor(row - reach).astype(int)
-    dx = ((left[..., None] + np.arange(size) + 0.5 - column[..., None]) / scale).astype(np.float32)
-    dy = ((top[..., None] + np.arange(size) + 0.5 - row[..., None]) / scale).astype(np.float32)
-    distance = np.sqrt(dx[..., None, :] ** 2 + dy[..., :, None] ** 2)  # (T, exposures, P, P)
-    cover = np.clip((scene.radius - distance) * scale + 0.5, 0, 1)
+    dx = (((left - column)[..., None] + np.arange(size) + 0.5) / scale).astype(np.float32)[..., None, :]
+    dy = (((top - row)[..., None] + np.arange(size) + 0.5) / scale).astype(np.float32)[..., :, None]
+    cover = np.clip((scene.radius - np.sqrt(dx**2 + dy**2)) * scale + 0.5, 0, 1)
     # Lit from the upper left: darker with the distance from a point between centre and rim.
-    lit = np.sqrt((dx[..., None, :] + 0.3 * scene.radius) ** 2 + (dy[..., :, None] + 0.3 * scene.radius) ** 2)
-    light = (
-        cover
-        * (1 - 0.35 * np.minimum(1, lit / scene.radius))
-        * brightness[..., None, None].astype(np.float32)
-    )
+    highlight = 0.3 * scene.radius
+    shade = np.minimum(1, np.sqrt((dx + highlight) ** 2 + (dy + highlight) ** 2) / scene.radius)
+    light = cover * (1 - 0.35 * shade) * brightness[..., None, None].astype(np.float32)
+    return top, left, cover, light
 
-    # Sum cover and light over the exposures on a canvas with a border, in which windows that leave the frame end.
-    canvas = np.zeros((2, spec.num_frames, spec.height + 2 * size, spec.width + 2 * size), np.float32)
+
+def render_frames(scene: Scene, spec: ClipSpec) -> np.ndarray:
+    """Draw every frame as the mean of what is seen while the shutter is open, ``[k, k + SHUTTER) / fps``.
+
+    Returns:
+        ``(T, H, W, 3)`` uint8.
+    """
+    back, colour = _background(scene, spec), scene.colour.astype(np.float32)
+    top, left, cover, light = _ball(scene, spec, _exposure_times(scene, spec))
+    exposures, size = cover.shape[1:3]
+    frames = np.repeat((back * 255 + 0.5).astype(np.uint8)[None], spec.num_frames, axis=0)
     for k in range(spec.num_frames):
+        # The windows of this frame's exposures, summed in the box that holds them all.
+        row, column = top[k].min(), left[k].min()
+        seen = np.zeros((2, top[k].max() - row + size, left[k].max() - column + size), np.float32)
         for j in range(exposures):
-            i, m = top[k, j] + size, left[k, j] + size
-            canvas[0, k, i : i + size, m : m + size] += cover[k, j]
-            canvas[1, k, i : i + size, m : m + size] += light[k, j]
-    cover_sum, light_sum = canvas[:, :, size:-size, size:-size, None] / exposures
-
-    rows = (spec.height - np.arange(spec.height) - 0.5) / scale
-    back = _background(scene, spec, rows).astype(np.float32)
-    frames = back * (1 - cover_sum) + light_sum * scene.colour.astype(np.float32)
-    return (frames * 255 + 0.5).astype(np.uint8)
+            i, m = top[k, j] - row, left[k, j] - column
+            seen[0, i : i + size, m : m + size] += cover[k, j]
+            seen[1, i : i + size, m : m + size] += light[k, j]
+        inside = (
+            seen[:, max(0, -row) : spec.height - row, max(0, -column) : spec.width - column, None] / exposures
+        )
+        i, m = max(0, row), max(0, column)
+        region = (slice(i, i + inside.shape[1]), slice(m, m + inside.shape[2]))
+        pixels = back[region] * (1 - inside[0]) + inside[1] * colour
+        frames[k][region] = (pixels * 255 + 0.5).astype(np.uint8)
+    return frames

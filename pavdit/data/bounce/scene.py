@@ -1,8 +1,8 @@
 """What happens in a clip of the procedural set: motion and events in closed form.
 
-An object moves in a box whose shorter side is 1, x to the right, y up, time in seconds. Everything follows from a few
-drawn numbers by formula, so an event has an exact real time that no frame rate, sample rate or picture size enters.
-Picture and sound are two views of the same `Scene`.
+A ball moves in a box whose shorter side is 1, x to the right, y up, time in seconds. Everything follows
+from a few numbers by formula, so an event has an exact real time that no frame rate, sample rate or
+picture size enters. Picture and sound are two views of the same motion.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MATERIALS = {
     "glass": Material((1.0, 2.32, 4.25, 6.63), (0.22, 0.16, 0.10, 0.07), 0.05, 0.45),
     "drum": Material((1.0, 1.59, 2.14, 2.65), (0.18, 0.12, 0.10, 0.08), 0.35, 0.80),
 }
-"""Partials: a free bar (wood 1 : 2.57 : 4.24, metal 1 : 2.76 : 5.40 : 8.93), a glass rim, a round membrane."""
+"""Partials as of a wooden bar, a free metal bar, the rim of a glass, a round membrane."""
 
 RADII = {"small": 0.05, "medium": 0.085, "large": 0.13}
 """Of the ball, in box units."""
@@ -65,9 +65,9 @@ class Action(Protocol):
 class Bounce:
     """A ball falls and bounces on the floor.
 
-    Impact k comes at ``first_impact + 2 v / g (e + … + e^k)`` with speed ``v e^k``, where ``v = sqrt(2 g apex)``
-    and e is the restitution. The ball lies still after the impact whose flight would be shorter than
-    `MIN_EVENT_SPACING_SECONDS`. It drifts sideways from `x_from` to `x_to` and reaches no wall.
+    Impact k comes at ``first_impact + 2 v / g (e + … + e^k)`` with speed ``v e^k``, where ``v = sqrt(2 g
+    apex)`` and e is the restitution. The ball lies still after an impact whose flight would be shorter
+    than `MIN_EVENT_SPACING_SECONDS`. It drifts sideways from `x_from` to `x_to` and reaches no wall.
     """
 
     apex: float
@@ -181,6 +181,3 @@ class Flash:
         age = t[..., None] - np.array(self.times_seconds)
         glow = np.where(age >= 0, np.exp(-np.maximum(age, 0) / 0.12), 0.0).max(axis=-1)
         return np.full_like(t, self.x), np.full_like(t, self.y), 0.25 + 0.75 * glow
-
-
-ACTIONS = {"bounce": Bounce, "wall": Wall, "clock": Clock, "flash": Flash}

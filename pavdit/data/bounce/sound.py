@@ -27,9 +27,9 @@ def pitch_hz(radius: float) -> float:
 def render_wave(scene: Scene, spec: ClipSpec, rng: np.random.Generator) -> np.ndarray:
     """Add the sound of every event; before the first one there is silence.
 
-    An event at time t, which lies between two samples as a rule, sounds as
-    ``sum_i exp(-s / d_i) sin(2 pi f r_i s) / i`` at ``s = n / sample_rate - t``, faded in over `ATTACK_SECONDS`, plus
-    a click of noise. Partials above 0.45 of the sample rate are left out.
+    An event at time t, which lies between two samples as a rule, sounds as ``sum_i exp(-s / d_i) sin(2 pi
+    f r_i s) / i`` at ``s = n / sample_rate - t``, plus a click of noise, faded in over `ATTACK_SECONDS`.
+    Partials above 0.45 of the sample rate are left out.
 
     Args:
         scene: what happens.
