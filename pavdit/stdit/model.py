@@ -16,7 +16,10 @@ from pavdit.ops import gated_residual_adaln
 from pavdit.stdit.block import Block, SpatialAttention, TemporalAttention
 from pavdit.stdit.embed import PATCH, CaptionProjection, LatentEmbedder, ScalarEmbedder, unpatchify
 
-EMBEDDING_STD = 0.02
+TASK_STD = 0.02
+PLANE_STD = 0.5**0.5
+"""As strong as the sin-cos positions. At 0.02 the planes look alike for too long: `tiny` on eight smooth
+random latents, mean squared error over steps 150 to 200: 0.20 at 0.02, 0.11 at this value (one seed)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +191,8 @@ class STDiT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=EMBEDDING_STD)
+        nn.init.normal_(self.task.weight, std=TASK_STD)
+        nn.init.normal_(self.embed.plane_embedding.weight, std=PLANE_STD)
         closed = [self.final, self.fps.fc2]
         for block in self.blocks:
             closed.append(block.cross.proj)

@@ -63,6 +63,8 @@ def test_exactly_the_closed_branches_are_zero(build: Build) -> None:
     }
     tables = torch.stack([block.table for block in model.blocks])
     assert 0.5 < tables.std() * model.config.width**0.5 < 1.5
+    planes, sincos = model.embed.plane_embedding.weight, model.embed.sincos
+    assert 0.7 < planes.square().mean() / sincos.square().mean() < 1.4
 
 
 def test_every_branch_opens_within_three_steps(build: Build, inputs: Inputs) -> None:
