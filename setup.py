@@ -27,8 +27,8 @@ FIND_TORCH = "import importlib.util as u; s = u.find_spec('torch'); print(s.orig
 def find_torch() -> Path | None:
     """Find the directory of the torch package without importing it.
 
-    In order: PAVDIT_TORCH_DIR; this interpreter; the same one run with ``-I``, because pip isolates a build through
-    PYTHONPATH, which ``-I`` ignores; the active virtual environment; python3 on PATH.
+    In order: PAVDIT_TORCH_DIR; this interpreter; the same one run with ``-I``, because pip isolates a build
+    through PYTHONPATH, which ``-I`` ignores; the active virtual environment; python3 on PATH.
     """
     if named := os.environ.get("PAVDIT_TORCH_DIR"):
         return Path(named)
@@ -39,7 +39,8 @@ def find_torch() -> Path | None:
     pythons = [sys.executable, str(Path(venv, "bin", "python")) if venv else None, shutil.which("python3")]
     for python in filter(None, pythons):
         try:
-            found = subprocess.run([python, "-I", "-c", FIND_TORCH], capture_output=True, text=True, timeout=60)
+            command = [python, "-I", "-c", FIND_TORCH]
+            found = subprocess.run(command, capture_output=True, text=True, timeout=60)
         except (OSError, subprocess.TimeoutExpired):
             continue
         if found.stdout.strip():
@@ -54,7 +55,7 @@ def torch_version(torch_dir: Path) -> str:
 
 
 def tool(name: str, module: str, directory: str) -> str | None:
-    """Find cmake or ninja: the Python package's own binary before whatever is on PATH, which may be too old."""
+    """Find cmake or ninja: the Python package's own binary before the one on PATH, which may be too old."""
     if importlib.util.find_spec(module):
         path = Path(getattr(importlib.import_module(module), directory, ""), name)
         if path.is_file():

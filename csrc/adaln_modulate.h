@@ -50,7 +50,7 @@ constexpr int64_t adaln_chunks(const AdalnShape& shape, int64_t rows_per_chunk) 
 namespace cpu {
 
 constexpr int64_t kAdalnRowsPerChunk = 64;  // partial sums are then 1/32 of a float32 x
-constexpr int64_t kAdalnScratchRows = 3;    // float32 rows of scratch that one call needs
+constexpr int64_t kAdalnScratchRows = 4;    // float32 rows of scratch that one call needs
 
 struct AdalnModulate {
   // Rows [begin, end) of x [B * F * N, D]. stats [B * F * N, 2] takes mean and rstd.

@@ -104,7 +104,7 @@ void backward(const AdalnShape& shape, const T* grad, const T* x, Modulation sca
     if (chunk == begin || chunk % chunks == 0) read_modulation(shape, scale, group, 1.0f, scratch);
     float* dshift = partial + chunk * 2 * width;
     float* dscale = dshift + width;
-    over_columns(2 * width, [&](auto v, int, int64_t i) { store(dshift + i, v); });  // v is zero
+    over_columns(2 * width, [&](auto zero, int, int64_t i) { store(dshift + i, zero); });
     const int64_t first = chunk % chunks * kAdalnRowsPerChunk;
     const int64_t last = first + kAdalnRowsPerChunk < shape.rows ? first + kAdalnRowsPerChunk : shape.rows;
     for (int64_t r = group * shape.rows + first; r < group * shape.rows + last; ++r) {
@@ -114,26 +114,31 @@ void backward(const AdalnShape& shape, const T* grad, const T* x, Modulation sca
   }
 }
 
+// Compensated (Kahan), because thousands of chunks may be added up one by one.
 template <typename T>
 void sum_partials(const AdalnShape& shape, const float* partial, T* dshift, T* dscale, float* scratch,
                   int64_t begin, int64_t end) {
   const int64_t width = shape.width, chunks = adaln_chunks(shape, kAdalnRowsPerChunk);
   const int64_t copies = shape.batch / shape.modulation_batch;  // B where the batch shares the modulation
+  float *sums = scratch, *lost = scratch + 2 * width;
   for (int64_t m = begin; m < end; ++m) {
-    over_columns(2 * width, [&](auto v, int, int64_t i) { store(scratch + i, v); });
+    over_columns(4 * width, [&](auto zero, int, int64_t i) { store(scratch + i, zero); });
     for (int64_t copy = 0; copy < copies; ++copy) {
       const float* source = partial + (m + copy * shape.groups) * chunks * 2 * width;
       for (int64_t chunk = 0; chunk < chunks; ++chunk, source += 2 * width) {
         over_columns(2 * width, [&](auto v, int, int64_t i) {
           using V = decltype(v);
-          store(scratch + i, load<V>(scratch + i) + load<V>(source + i));
+          const V sum = load<V>(sums + i), term = load<V>(source + i) - load<V>(lost + i);
+          const V next = sum + term;
+          store(lost + i, (next - sum) - term);
+          store(sums + i, next);
         });
       }
     }
     over_columns(width, [&](auto v, int, int64_t i) {
       using V = decltype(v);
-      store(dshift + m * width + i, load<V>(scratch + i));
-      store(dscale + m * width + i, load<V>(scratch + width + i));
+      store(dshift + m * width + i, load<V>(sums + i));
+      store(dscale + m * width + i, load<V>(sums + width + i));
     });
   }
 }

@@ -3,8 +3,8 @@
 Environment, read once at import:
 
 - ``PAVDIT_KERNELS=auto|reference``: ``reference`` loads no library, so every op runs in plain PyTorch.
-- ``PAVDIT_REQUIRE_KERNELS=cpu|cuda`` (or both, with a comma): a library that cannot be used is an error, not a
-  fallback. For tests, where a silent fallback would pass.
+- ``PAVDIT_REQUIRE_KERNELS=cpu|cuda`` (or both, with a comma): a library that cannot be used is an error, not
+  a fallback. For tests, where a silent fallback would pass.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def _check_required() -> None:
         if not why_not and device == "cuda" and not torch.cuda.is_available():
             why_not = "torch finds no CUDA device"
         if why_not:
-            raise RuntimeError(f"PAVDIT_REQUIRE_KERNELS={device}: want the native {device} library, got none: {why_not}")
+            raise RuntimeError(
+                f"PAVDIT_REQUIRE_KERNELS={device}: want the native library, got none: {why_not}"
+            )
 
 
 _use_reference = "reference" in _words("PAVDIT_KERNELS", ("auto", "reference"), "auto")
@@ -106,7 +108,7 @@ def forbid_gradients(op: str) -> None:
 
 
 def build_facts() -> ModuleType | None:
-    """Return ``pavdit._C`` (compiler, CUDA, architectures, `cpu_capability`), or None where it was not built."""
+    """Return ``pavdit._C`` (compiler, CUDA, architectures, `cpu_capability`), or None if it was not built."""
     try:
         return importlib.import_module("pavdit._C")
     except ImportError:
@@ -124,6 +126,6 @@ def _status(op: str, device: str) -> OpStatus:
 
 def report() -> list[OpStatus]:
     """List the ops that are defined so far (all of them once `pavdit.ops` is imported), on every device."""
-    names = torch._C._dispatch_get_all_op_names()
-    ops = sorted(n.removeprefix("pavdit::") for n in names if n.startswith("pavdit::") and not n.endswith(BACKWARD))
-    return [_status(op, device) for op in ops for device in DEVICES]
+    names = {name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names()}
+    ops = sorted(name.removeprefix("pavdit::") for name in names if name.startswith("pavdit::"))
+    return [_status(op, device) for op in ops if not op.endswith(BACKWARD) for device in DEVICES]

@@ -25,13 +25,13 @@ forbid_gradients("adaln_modulate_backward")
 def adaln_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
     r"""Normalise every token and modulate it by its frame's group.
 
-    ``out[b,f,n,:] = xhat[b,f,n,:] * (1 + scale[b,g,:]) + shift[b,g,:]`` with ``xhat = (x - mean(x)) / sqrt(var(x)
-    + eps)`` over D and the group ``g = f * G // F``.    Source: adaLN of DiT (Peebles & Xie, arXiv 2212.09748),
-    shared by all blocks in STDiT3 (PAV-DiT 3.2).
+    ``out[b,f,n,:] = xhat[b,f,n,:] * (1 + scale[b,g,:]) + shift[b,g,:]`` with
+    ``xhat = (x - mean(x)) / sqrt(var(x) + eps)`` over D and the group ``g = f * G // F``.
+    Source: adaLN of DiT (Peebles & Xie, arXiv 2212.09748), shared by all blocks in STDiT3 (PAV-DiT 3.2).
 
     Args:
         x: ``(B, F, N, D)``, float32, bfloat16 or float16 (float64: reference only).
-        shift: ``(B or 1, G, D)``, dtype of `x` or float32, G dividing F; any strides, a batch stride of 0 too.
+        shift: ``(B or 1, G, D)``, dtype of `x` or float32, G dividing F; a batch stride of 0 is fine.
         scale: shape and dtype of `shift`.
         eps: added to the variance.
 
