@@ -81,7 +81,7 @@ def test_one_stem_per_op():
     assert ops, "no ops found"
     assert ops == stems("tests/ops", "test_*.py") - {"library", "bad_calls"}
     for folder, pattern in (("csrc/cpu", "*.cpp"), ("csrc/cuda", "*.cu"), ("benchmarks/ops", "*.py")):
-        extra = {stem for stem in stems(folder, pattern) if not stem.startswith("_")} - ops - {"dispatch"}
+        extra = {stem for stem in stems(folder, pattern) if not stem.startswith("_")} - ops - {"capability"}
         assert not extra, f"{folder}: {extra} name no op"
 
 
