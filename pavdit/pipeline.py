@@ -81,6 +81,11 @@ class Pipeline:
         self.data = data
         self.layout = PlaneLayout.choose(config.grid, config.stdit.layout)
 
+    @property
+    def autoencoder_hash(self) -> str:
+        """Names the autoencoder's weights, in a run of either stage."""
+        return self.model_hash.partition("+")[0]
+
     @classmethod
     def from_pretrained(cls, path: str | Path, device: str = "auto") -> Pipeline:
         """Load averaged weights from a checkpoint or a run directory of either stage.

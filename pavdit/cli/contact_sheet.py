@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -47,7 +48,7 @@ def write_png(picture: Tensor, path: Path) -> None:
 
     codec = av.CodecContext.create("png", "w")
     codec.height, codec.width, codec.pix_fmt = picture.shape[1], picture.shape[2], "rgb24"
-    codec.time_base = "1/1"  # the encoder asks for one, a picture has none
+    codec.time_base = Fraction(1)  # the encoder asks for one, a picture has none
     frame = av.VideoFrame.from_ndarray(picture.movedim(0, 2).contiguous().numpy(), format="rgb24")
     data = b"".join(bytes(packet) for part in (frame, None) for packet in codec.encode(part))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -33,7 +33,11 @@ def write_latents(path: Path, video: Planes, audio: Planes, pipeline: Pipeline) 
         OSError: the directory is missing or full.
     """
     planes = (video.hw, video.tw, video.th, audio.hw, audio.tw, audio.th)  # (1, C, rows, columns) each
-    about = {"format": FORMAT, "config_hash": config_hash(pipeline.config), "model": pipeline.model_hash}
+    about = {
+        "format": FORMAT,
+        "config_hash": config_hash(pipeline.config),
+        "autoencoder": pipeline.autoencoder_hash,
+    }
     replace_with_tensors(path, dict(zip(PLANE_NAMES, planes, strict=True)), {"pavdit": json.dumps(about)})
 
 
@@ -60,8 +64,8 @@ def read_latents(path: Path, pipeline: Pipeline) -> tuple[Planes, Planes]:
     want = config_hash(pipeline.config)
     if about["config_hash"] != want:
         raise DataError(f"{path}: want latents of architecture {want}, got {about['config_hash']}")
-    if about["model"] != pipeline.model_hash:
+    if about["autoencoder"] != pipeline.autoencoder_hash:
         sys.stderr.write(
-            f"{path}: encoded with weights {about['model']}, decoded with {pipeline.model_hash}\n"
+            f"{path}: encoded with weights {about['autoencoder']}, decoded with {pipeline.autoencoder_hash}\n"
         )
     return Planes(*planes[:3]), Planes(*planes[3:])

@@ -40,7 +40,7 @@ class Checkpoint:
         step: updates done.
         config: the resolved configuration of its run.
         state: the JSON state that the trainer left.
-        model_hash: 12 hex digits that name these weights.
+        model_hash: names the averaged weights: 12 hex digits of each model, the autoencoder's first.
     """
 
     path: Path

@@ -1,0 +1,32 @@
+"""Every example configuration loads, and the two stages of a system fit each other."""
+
+from pathlib import Path
+
+import pytest
+
+from pavdit.config import load_run
+from pavdit.train.checkpoint import architecture
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_it_loads_and_names_its_run_after_itself(path):
+    config = load_run(path)
+    assert config.train.run_dir == Path("runs") / path.stem
+    assert config.train.stage == ("generator" if path.stem.endswith("-generator") else "autoencoder")
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in CONFIGS if p.stem.endswith("-generator")], ids=lambda path: path.stem
+)
+def test_a_generator_builds_on_the_autoencoder_of_its_name(path):
+    generator = load_run(path)
+    autoencoder = load_run(path.with_name(path.name.replace("-generator", "")))
+    assert generator.train.autoencoder == autoencoder.train.run_dir
+    assert architecture(generator.model, "autoencoder") == architecture(autoencoder.model, "autoencoder")
+    assert (generator.data.path, generator.data.num_clips, generator.data.held_out) == (
+        autoencoder.data.path,
+        autoencoder.data.num_clips,
+        autoencoder.data.held_out,
+    )
