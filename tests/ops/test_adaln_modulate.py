@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -249,6 +250,53 @@ def test_compiles_into_one_graph(device: str) -> None:
     assert torch.equal(compiled(*inputs), adaln_modulate(*inputs))
     pairs = zip(gradients(compiled, inputs, grad), gradients(adaln_modulate, inputs, grad), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@CUDA
+def test_cuda_uses_the_current_stream() -> None:
+    x, shift, scale = draw(CASES["model"], torch.bfloat16, torch.float32, "cuda")
+    want = adaln_modulate(x, shift, scale)
+    stream = torch.cuda.Stream()
+    late = torch.zeros_like(x)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)  # some 50 ms: a launch on another stream would read zeros
+        late.copy_(x)
+        got = adaln_modulate(late, shift, scale)
+    stream.synchronize()
+    assert torch.equal(got, want)
+
+
+@CUDA
+def test_cuda_graph_replays_forward_and_backward() -> None:
+    x, shift, scale = draw(CASES["small"], torch.float32, torch.float32, "cuda")
+    leaves = [t.clone().requires_grad_() for t in (x, shift, scale)]
+    grad = torch.randn_like(x)
+
+    def step() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(adaln_modulate(*leaves), leaves, grad)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        leaves[0].copy_(x.flip(0))
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(captured, step(), strict=True))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_two_threads_at_once(device: str) -> None:
+    inputs = draw(CASES["small"], torch.float32, torch.float32, device)
+    want = adaln_modulate(*inputs)
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda _: adaln_modulate(*inputs), range(32)))
+    assert all(torch.equal(result, want) for result in results)
 
 
 def test_meta_and_float64_take_the_reference() -> None:

@@ -1,0 +1,60 @@
+# make demo and make test set everything up by themselves, in .venv.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+PY := $(VENV)/bin/python
+BUILD_TOOLS := "setuptools>=77" "cmake>=3.26" ninja "pybind11>=2.13"
+HAS_COMPILER := $(shell command -v $${CXX:-c++} || command -v g++ || command -v clang++)
+REQUIRE := $(if $(HAS_COMPILER),cpu,)
+NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
+# Stamps: a second run installs nothing, a changed source builds again.
+TORCH_STAMP := $(VENV)/.installed-$(subst ==,-,$(notdir $(TORCH)))
+STAMP := $(VENV)/.installed-pavdit
+
+.PHONY: demo test test-slow lint bench kernels-check gpu-check clean
+
+demo: $(STAMP)
+	$(PY) -m pavdit.cli.demo
+
+test: $(STAMP)
+	PAVDIT_REQUIRE_KERNELS=$(REQUIRE) $(PY) -m pytest -q -m "not slow"
+
+test-slow: $(STAMP)
+	PAVDIT_REQUIRE_KERNELS=$(REQUIRE) $(PY) -m pytest -q
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+# One op: make bench OP=adaln_modulate
+OP ?= $(basename $(notdir $(wildcard benchmarks/ops/*.py)))
+bench: $(STAMP)
+	for op in $(OP); do $(PY) -m benchmarks.ops.$$op --json || exit 1; done
+
+kernels-check: $(STAMP)
+	$(PY) tools/kernels_check.py
+
+# For a machine with a CUDA device and its own torch: installs nothing, uses the libraries that lie in pavdit/.
+# PART=tests or PART=ops; both without PART.
+gpu-check:
+	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) tools/gpu_check.py $(PART)
+
+clean:
+	rm -rf build dist out *.egg-info pavdit/_*.so .pytest_cache .ruff_cache .mypy_cache
+	rm -f $(STAMP)
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "make: want Python 3.10 or later, got " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+
+$(TORCH_STAMP): | $(PY)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet "$(TORCH)" $(BUILD_TOOLS)
+	@touch $@
+
+$(STAMP): $(TORCH_STAMP) $(NATIVE)
+	$(PY) -m pip install --quiet --no-build-isolation --editable '.[test]'
+	@touch $@

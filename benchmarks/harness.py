@@ -1,0 +1,206 @@
+"""Time an op against eager PyTorch and torch.compile, in interleaved rounds, behind the op's own tests.
+
+A benchmark file lists its cases and calls `main`. Times are medians with the 10th and 90th percentile. On CUDA
+the L2 cache is cold (it is overwritten before every call), and what takes less than 100 us is timed as replays
+of a CUDA graph. On the CPU the inputs lie where the rounds before left them; one thread is timed by the
+processor time it used, which other programs on the machine disturb less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median, quantiles
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+ROUNDS = 50
+WARM_UPS = 5
+GRAPH_BELOW_SECONDS = 100e-6
+REPLAYS = 20
+"""Calls in one CUDA graph: enough that the launch of the graph does not show."""
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: the same work done in several ways."""
+
+    direction: str
+    shape: str
+    dtype: str
+    calls: dict[str, Call]
+    """`ours` and its peers."""
+    moved_bytes: int
+    """What must move between memory and processor, by the formula in the op's header file."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds of one way."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Times:
+        """Summarise the rounds."""
+        tenths = quantiles(seconds, n=10)
+        return cls(*(round(1e3 * value, 5) for value in (median(seconds), tenths[0], tenths[-1])))
+
+
+def machine(device: str) -> str:
+    """Name the device that does the work."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    facts = Path("/proc/cpuinfo")
+    match = re.search(r"model name\s*: (.+)", facts.read_text()) if facts.is_file() else None
+    return match[1] if match else platform.machine()
+
+
+def header(device: str = "cuda") -> dict[str, object]:
+    """Facts that every published number needs."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(git, capture_output=True, text=True)
+    facts: dict[str, object] = {
+        "machine": machine(device),
+        "torch": torch.__version__,
+        "commit": done.stdout.strip() or "unknown",
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1),
+    }
+    if device == "cuda":
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        driver = subprocess.run(query, capture_output=True, text=True).stdout.strip()
+        facts |= {"cuda": torch.version.cuda, "driver": driver or "unknown"}
+    return facts
+
+
+def results_folder(device: str = "cuda") -> Path:
+    """Return $OUT, or benchmarks/results/<machine>/."""
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", machine(device)).strip("-").lower()
+    folder = Path(os.environ["OUT"]) if os.environ.get("OUT") else ROOT / "benchmarks" / "results" / slug
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def gate(op: str, device: str) -> str:
+    """Run the op's tests; end where one fails: no time is printed on red."""
+    test = ROOT / "tests" / "ops" / f"test_{op}.py"
+    environment = os.environ | {"PAVDIT_REQUIRE_KERNELS": device, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "pytest", "-q", "-k", device, "-p", "no:cacheprovider", str(test)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{done.stdout[-4000:]}\nbenchmark {op}: want its tests to pass, got the failures above")
+    found = re.search(r"(\d+) passed", done.stdout)
+    return f"{found[1] if found else 0} tests passed"
+
+
+def copy_bandwidth(device: str) -> float:
+    """Bytes per second of a copy, reads and writes counted, in this run."""
+    source = torch.randn(
+        2**28 if device == "cuda" else 2**24, device=device
+    )  # 1 GiB, 64 MiB: beyond every cache
+    target = torch.empty_like(source)
+    seconds = measure({"copy": lambda: target.copy_(source)}, device)["copy"].median_ms / 1e3
+    return 2 * source.nbytes / seconds
+
+
+def as_graph(call: Call) -> Call:
+    """Capture REPLAYS calls; the graph's one launch stands for them."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UPS):
+            call()
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for _ in range(REPLAYS):
+            call()
+    return graph.replay
+
+
+def time_cuda(call: Call, flush: torch.Tensor) -> float:
+    """Seconds on the device of one call with a cold L2 cache."""
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    flush.zero_()
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3
+
+
+def measure(calls: dict[str, Call], device: str) -> dict[str, Times]:
+    """Time all ways in interleaved rounds, so that a change of clocks or load meets all of them."""
+    calls, parts = dict(calls), dict.fromkeys(calls, 1)
+    flush = torch.empty(2**26 if device == "cuda" else 0, dtype=torch.int32, device=device)  # 256 MiB
+    for name, call in calls.items():
+        for _ in range(WARM_UPS):
+            call()
+        if device == "cuda" and min(time_cuda(call, flush) for _ in range(3)) < GRAPH_BELOW_SECONDS:
+            calls[name], parts[name] = as_graph(call), REPLAYS
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            if device == "cuda":
+                seconds[name].append(time_cuda(call, flush) / parts[name])
+            else:
+                begin = clock()
+                call()
+                seconds[name].append(clock() - begin)
+    return {name: Times.of(values) for name, values in seconds.items()}
+
+
+def row_text(op: str, case: Case, times: dict[str, Times], peak: float) -> str:
+    """Return one line of the table."""
+    ours = times["ours"]
+    peers = (
+        f"{n} {t.median_ms:.3f} ({t.median_ms / ours.median_ms:.1f}x)" for n, t in times.items() if t != ours
+    )
+    speed = case.moved_bytes / ours.median_ms * 1e3
+    columns = [
+        f"{op} {case.direction:8}{case.shape:18}{case.dtype:14}",
+        f"ours {ours.median_ms:.3f} ms [{ours.p10_ms:.3f} {ours.p90_ms:.3f}]",
+        *peers,
+        f"{speed / 1e9:.1f} GB/s {speed / peak:.0%} of copy",
+    ]
+    return "  ".join(columns)
+
+
+def main(op: str, cases: Callable[[str], Iterable[Case]]) -> None:
+    """Parse the command line, run the tests, then time and print every case; --json writes after every row."""
+    parser = argparse.ArgumentParser(description=f"Benchmark of {op}")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--json", action="store_true", help="write benchmarks/results/<machine>/<op>.json")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    facts = header(options.device) | {"gate": gate(op, options.device)}
+    peak = copy_bandwidth(options.device)
+    facts["copy_gb_per_s"] = round(peak / 1e9, 1)
+    print(" | ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
+    rows: list[dict[str, object]] = []
+    for case in cases(options.device):
+        times = measure(case.calls, options.device)
+        print(row_text(op, case, times, peak), flush=True)
+        described = {"direction": case.direction, "shape": case.shape, "dtype": case.dtype}
+        of_peak = round(case.moved_bytes / times["ours"].median_ms * 1e3 / peak, 4)
+        measured = {name: asdict(t) for name, t in times.items()}
+        rows.append({"op": op, **described, "moved_bytes": case.moved_bytes, "of_peak": of_peak, **measured})
+        if options.json:
+            path = results_folder(options.device) / f"{op}.json"
+            path.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")

@@ -1,0 +1,137 @@
+"""The native libraries: which implementation serves, what the environment changes, what is missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import pavdit.ops
+from pavdit.ops import _library
+
+PACKAGE = Path(pavdit.ops.__file__).parents[1]
+PROBE = """
+import torch
+from pavdit.ops import _library
+from pavdit.ops.adaln_modulate import adaln_modulate
+x, m = torch.randn(1, 2, 3, 8, requires_grad=True), torch.randn(1, 2, 8, requires_grad=True)
+adaln_modulate(x, m, m).square().sum().backward()
+stats = torch.ops.pavdit.adaln_modulate(x.detach(), m.detach(), m.detach(), 1e-6)[1]
+status = next(s for s in _library.report() if s.op == "adaln_modulate" and s.device == "cpu")
+native = _library.native("adaln_modulate", x, m)
+print(native, tuple(stats.shape), status.implementation, status.reason, sep=" | ")
+"""
+
+
+def run(package: Path = PACKAGE, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Use the op in a fresh process, where the environment is read again."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("PAVDIT_")}
+    kept |= {"PYTHONPATH": str(package.parent), **environment}
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROBE],
+        env=kept,
+        cwd=package.parent,
+        capture_output=True,
+        text=True,
+    )
+
+
+def last_line(process: subprocess.CompletedProcess[str]) -> str:
+    return process.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def bare_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as it installs where there is no compiler: the sources alone."""
+    package = tmp_path_factory.mktemp("bare") / "pavdit"
+    (package / "ops").mkdir(parents=True)
+    for source in (*PACKAGE.glob("*.py"), *PACKAGE.glob("ops/*.py")):
+        (package / source.relative_to(PACKAGE)).symlink_to(source)
+    return package
+
+
+@pytest.fixture
+def has_library() -> None:
+    if _library.report()[0].reason.startswith("_ops_cpu.so is missing"):
+        pytest.skip("no native library")
+
+
+@pytest.mark.usefixtures("has_library")
+def test_native_serves_by_default() -> None:
+    process = run()
+    assert process.stdout.startswith("True | (1, 2, 3, 2) | native | "), process.stderr
+
+
+def test_reference_serves_where_asked() -> None:
+    process = run(PAVDIT_KERNELS="reference")
+    assert process.stdout == "False | (1, 2, 3, 2) | reference | PAVDIT_KERNELS=reference\n", process.stderr
+
+
+def test_reference_serves_where_nothing_was_built(bare_package: Path) -> None:
+    process = run(bare_package)
+    reason = "_ops_cpu.so is missing: pavdit was installed without a C++ compiler"
+    assert process.stdout == f"False | (1, 2, 3, 2) | reference | {reason}\n", process.stderr
+
+
+def test_missing_library_is_an_error_where_required(bare_package: Path) -> None:
+    process = run(bare_package, PAVDIT_REQUIRE_KERNELS="cpu")
+    assert last_line(process).startswith(
+        "RuntimeError: PAVDIT_REQUIRE_KERNELS=cpu: want the native library, got none"
+    )
+
+
+def test_damaged_library_is_named(bare_package: Path) -> None:
+    (bare_package / "_ops_cpu.so").write_bytes(b"no library")
+    process = run(bare_package)
+    (bare_package / "_ops_cpu.so").unlink()
+    assert "reference | _ops_cpu.so does not load: " in process.stdout
+    assert "invalid ELF header" in process.stdout or "file too short" in process.stdout
+
+
+def test_reference_contradicts_required() -> None:
+    process = run(PAVDIT_KERNELS="reference", PAVDIT_REQUIRE_KERNELS="cpu")
+    assert last_line(process).endswith("got none: PAVDIT_KERNELS=reference")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_required_cuda_is_an_error_without_a_device() -> None:
+    process = run(PAVDIT_REQUIRE_KERNELS="cuda")
+    assert last_line(process).startswith(
+        "RuntimeError: PAVDIT_REQUIRE_KERNELS=cuda: want the native library, got none"
+    )
+
+
+@pytest.mark.parametrize("variable", ["PAVDIT_KERNELS", "PAVDIT_REQUIRE_KERNELS"])
+def test_unknown_word(variable: str) -> None:
+    process = run(**{variable: "fast"})
+    assert last_line(process).startswith(f"ValueError: {variable}: want ")
+
+
+@pytest.mark.usefixtures("has_library")
+def test_unknown_capability() -> None:
+    process = run(PAVDIT_CPU_CAPABILITY="mmx")
+    assert "PAVDIT_CPU_CAPABILITY: want baseline, avx2 or avx512, got 'mmx'" in last_line(process)
+
+
+@pytest.mark.usefixtures("has_library")
+@pytest.mark.parametrize("capability", ["baseline", "avx512"])
+def test_capability_is_only_lowered(capability: str) -> None:
+    facts = _library.build_facts()
+    if facts is None:
+        pytest.skip("no pavdit._C")
+    used = run(PAVDIT_CPU_CAPABILITY=capability).stdout.strip().rpartition(" | ")[2]
+    assert used == min(capability, facts.cpu_capability(), key=["baseline", "avx2", "avx512"].index)
+
+
+def test_report_names_every_public_op_on_every_device() -> None:
+    statuses = _library.report()
+    reported = {status.op for status in statuses}
+    defined = {path.stem for path in (PACKAGE / "ops").glob("*.py") if not path.stem.startswith("_")}
+    assert {op.rstrip("_") for op in reported} >= defined - {"block_cross_attention", "axis_query_attention"}
+    assert {status.device for status in statuses} == {"cpu", "cuda"}
+    assert all(status.implementation in ("native", "reference") and status.reason for status in statuses)
+    assert not any(op.endswith("_backward") for op in reported)
