@@ -1,9 +1,9 @@
 """Time an op against eager PyTorch and torch.compile, in interleaved rounds, behind the op's own tests.
 
-A benchmark file lists its cases and calls `main`. Times are medians with the 10th and 90th percentile. On CUDA
-the L2 cache is cold (it is overwritten before every call), and what takes less than 100 us is timed as replays
-of a CUDA graph. On the CPU the inputs lie where the rounds before left them; one thread is timed by the
-processor time it used, which other programs on the machine disturb less.
+A benchmark file lists its cases and calls `main`. Times are medians with the 10th and 90th percentile. On
+CUDA the L2 cache is cold (it is overwritten before every call), and what takes less than 100 us is timed as
+replays of a CUDA graph. On the CPU the inputs lie where the rounds before left them; one thread is timed by
+the processor time it used, which other programs on the machine disturb less.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def row_text(op: str, case: Case, times: dict[str, Times], peak: float) -> str:
 
 
 def main(op: str, cases: Callable[[str], Iterable[Case]]) -> None:
-    """Parse the command line, run the tests, then time and print every case; --json writes after every row."""
+    """Parse the command line, run the tests, then time and print every case; --json writes per row."""
     parser = argparse.ArgumentParser(description=f"Benchmark of {op}")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
