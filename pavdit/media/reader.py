@@ -59,19 +59,19 @@ def _stamped(
     Raises:
         DataError: a damaged frame, or they do not cover [start, end).
     """
-    shown_from: Fraction | None = None
-    shown_to = Fraction(0)
+    shown_to: Fraction | None = None
     for frame in frames:
         time = time_of(frame, path)
-        shown_from = time if shown_from is None else shown_from
-        if shown_from > start + CLOCK_SLACK_SECONDS:
-            break
+        if shown_to is None and time > start + CLOCK_SLACK_SECONDS:
+            raise DataError(
+                f"{path}: want a frame at {in_seconds(start)} s, got the first one at {in_seconds(time)} s"
+            )
         yield time, frame
         shown_to = time + (frame.duration * Fraction(frame.time_base or 0) or 1 / info.fps)
-    if shown_to < end - CLOCK_SLACK_SECONDS:
+    if shown_to is None or shown_to < end - CLOCK_SLACK_SECONDS:
         raise DataError(
             f"{path}: want frames from {in_seconds(start)} to {in_seconds(end)} s, "
-            f"got {in_seconds(shown_from or 0)} to {in_seconds(shown_to)} s"
+            f"got none after {in_seconds(shown_to or 0)} s"
         )
 
 
