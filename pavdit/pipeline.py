@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -115,25 +116,41 @@ class Pipeline:
         Raises:
             DataError: the file cannot be used.
         """
-        how = {"resize": self.data.resize, "channel": self.data.channel} if self.data else {}
-        return read_clip(path, self.config.clip, start_seconds=start_seconds, **how)
+        spec = self.config.clip
+        if self.data is None:
+            return read_clip(path, spec, start_seconds=start_seconds)
+        return read_clip(
+            path, spec, start_seconds=start_seconds, resize=self.data.resize, channel=self.data.channel
+        )
 
-    @torch.no_grad()
-    def encode(self, clip: Clip, stream: Stream | None = None) -> tuple[Planes | None, Planes | None]:
-        """A clip to its latent planes, one batch row: both streams jointly, or one `stream` alone.
+    def encode(self, clip: Clip) -> tuple[Planes, Planes]:
+        """A clip to the joint latent planes of its frames and its sound, one batch row each.
 
         Raises:
             ValueError: the clip has other sizes or rates than the models.
         """
+        video, audio = self._encode(clip, "video", "audio")
+        return video, audio
+
+    def encode_alone(self, clip: Clip, stream: Stream) -> Planes:
+        """One stream of a clip to its latent planes, which know nothing of the other stream.
+
+        Raises:
+            ValueError: the clip has other sizes or rates than the models.
+        """
+        [planes] = self._encode(clip, stream)
+        return planes
+
+    @torch.no_grad()
+    def _encode(self, clip: Clip, *streams: Stream) -> list[Planes]:
         clip.require(self.config.clip)
         volume = frames_to_volume(clip.frames[None].to(self.device))  # (1, 3, T, H, W)
-        images = mel_images(
-            clip.wave[None].to(self.device), self.config.clip, self.config.mel
-        )  # (1, 1, T, M, L)
-        video, audio = self.mdsa.encode(
-            None if stream == "audio" else volume, None if stream == "video" else images
+        wave = clip.wave[None].to(self.device)  # (1, S)
+        images = mel_images(wave, self.config.clip, self.config.mel)  # (1, 1, T, M, L)
+        posteriors = self.mdsa.encode(
+            volume if "video" in streams else None, images if "audio" in streams else None
         )
-        return None if video is None else video.mode(), None if audio is None else audio.mode()
+        return [posterior.mode() for posterior in posteriors if posterior is not None]
 
     @torch.no_grad()
     def decode(self, video: Planes | None, audio: Planes | None) -> list[Clip]:
@@ -245,7 +262,7 @@ class Pipeline:
             made = MADE_ALONE.get(task)
             return noise, None if made is None else self.layout.frames_of(made).to(self.device)
         clean = self.layout.frames_of(GIVEN[task]).to(self.device)  # (G,)
-        planes = next(planes for planes in self.encode(given, GIVEN[task]) if planes is not None)
+        planes = self.encode_alone(given, GIVEN[task])
         data = self.layout.stack(planes, planes)  # only the given stream's frames are taken
         return torch.where(clean[:, None, None], data, noise), ~clean
 
@@ -271,7 +288,7 @@ class Pipeline:
             )
 
         single = prepare([prompt is None] * n)
-        double = prepare([False] * n + [True] * n) if guided else None
+        double = prepare([False] * n + [True] * n) if guided else single
         streams = ("video", "audio")
         is_clean = torch.tensor([[GIVEN.get(task) == stream for stream in streams]], device=device)  # (1, 2)
         moves = torch.tensor([[MADE_ALONE.get(task, stream) == stream for stream in streams]], device=device)
@@ -301,7 +318,7 @@ def _choose_task(task: str, video: Clip | None, audio: Clip | None) -> str:
     return task
 
 
-def _names(streams: list[str]) -> str:
+def _names(streams: Sequence[str]) -> str:
     return " and ".join(streams) or "neither stream"
 
 

@@ -154,7 +154,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def latest(run_dir: Path) -> tuple[Checkpoint | None, list[Path]]:
     """The highest step whose manifest verifies, and the damaged directories above it."""
-    damaged = []
+    damaged: list[Path] = []
     for path in sorted(run_dir.glob("step-*"), reverse=True):
         try:
             return _open(path), damaged

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def ema_decay(decay: float, num_updates: int) -> float:
@@ -30,8 +30,8 @@ class Ema:
     def update(self, model: nn.Module) -> None:
         """Move the average towards `model`: ``ema += (1 - decay) * (weight - ema)``."""
         weight = 1.0 - ema_decay(self.decay, self.num_updates)
-        averages, weights = list(self.model.parameters()), [p.detach() for p in model.parameters()]
-        torch._foreach_lerp_(averages, weights, weight)
+        averages: list[Tensor] = list(self.model.parameters())
+        torch._foreach_lerp_(averages, [p.detach() for p in model.parameters()], weight)
         for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)
         self.num_updates += 1

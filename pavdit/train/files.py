@@ -102,7 +102,7 @@ def _safetensors_chunks(
     yield struct.pack("<Q", len(text)) + text
     for tensor in tensors.values():
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        yield memoryview(raw.numpy())
+        yield raw.numpy().data
 
 
 def file_record(path: Path) -> FileRecord:

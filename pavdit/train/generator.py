@@ -51,12 +51,14 @@ def encode_clips(mdsa: MDSA, clips: Clips, config: ModelConfig, device: torch.de
         DataError: a clip cannot be read.
     """
     layout = PlaneLayout.choose(config.grid, config.stdit.layout)
-    joint, alone, labels = [], [], []
+    joint, alone = [], []
+    labels: list[str] = []
     for examples in in_order(clips, ENCODING_BATCH, config, device):
-        both_v, both_a = mdsa.encode(examples.video, examples.mel)
-        (only_v, _), (_, only_a) = mdsa.encode(examples.video, None), mdsa.encode(None, examples.mel)
-        joint.append(layout.stack(both_v.mode(), both_a.mode()).cpu())
-        alone.append(layout.stack(only_v.mode(), only_a.mode()).cpu())
+        video, mel = examples.video, examples.mel
+        together = [q.mode() for q in mdsa.encode(video, mel) if q is not None]
+        each = (*mdsa.encode(video, None), *mdsa.encode(None, mel))
+        joint.append(layout.stack(*together).cpu())
+        alone.append(layout.stack(*(q.mode() for q in each if q is not None)).cpu())
         labels.extend(examples.labels)
     return Latents(torch.cat(joint), torch.cat(alone), tuple(labels))
 
@@ -89,7 +91,11 @@ class GeneratorStage:
         self.stream_of_frame = torch.where(is_video, 0, 1)  # (G,)
         valid = layout.valid()
         self.valid = None if valid is None else valid.to(device)
-        self.task_shares = torch.tensor([config.train.tasks.get(task, 0.0) for task in TASKS])
+        self.task_shares = torch.zeros(len(TASKS))
+        for task, share in config.train.tasks.items():
+            self.task_shares[TASKS.index(task)] = share
+        if not self.task_shares.sum() > 0 or self.task_shares.min() < 0:
+            raise ConfigError(f"train.tasks: want shares >= 0, one of them > 0, got {config.train.tasks}")
 
     @classmethod
     def open(

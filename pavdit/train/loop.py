@@ -41,13 +41,16 @@ class Stage(Protocol):
         frozen: file stem to tensors that training leaves as they are and every checkpoint carries.
     """
 
-    model: nn.Module
-    frozen: Mapping[str, Mapping[str, Tensor]]
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def frozen(self) -> Mapping[str, Mapping[str, Tensor]]: ...
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """Terms of the loss of update `step`, to descend ``loss``. A pure function of weights and step."""
 
-    def validate(self, model: nn.Module) -> dict[str, float]:
+    def validate(self, model: Any) -> dict[str, float]:  # noqa: ANN401 (its own kind of model)
         """Measures of (averaged) weights."""
 
 
@@ -261,7 +264,7 @@ def _signals() -> Iterator[threading.Event]:
 
     def on_signal(number: int, _frame: object) -> None:
         stop.set()
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     for number in before:
         signal.signal(number, on_signal)
