@@ -1,0 +1,82 @@
+"""Every `pavdit` command and every line of Python in the README runs as it stands there, on a small system."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pavdit.cli.main import main
+from pavdit.clip import ClipSpec
+from pavdit.config import load_run
+from pavdit.data.bounce import BounceClips
+from pavdit.media import write_clip
+from pavdit.train.checkpoint import open_checkpoint
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SMALLER = (
+    "data.held_out=1 data.num_clips=4 train.num_steps=2 train.batch_size=2 train.num_workers=0 "
+    "model.clip.num_frames=4 model.clip.height=16 model.clip.width=16 model.mel.n_mels=16 "
+    "model.mdsa.width=32 model.mdsa.encoder_depth=1 model.mdsa.decoder_depth=1 model.mdsa.projector_depth=1 "
+    "model.mdsa.fusion_num_heads=1 model.stdit.width=32 model.stdit.depth=1 model.stdit.num_heads=2 "
+    "model.flow.num_steps=2"
+)
+"""Makes a run of any preset last a second."""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """The `pavdit` lines, split as a shell would."""
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("pavdit ")]
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch):
+    """A directory with what a reader would have: the configurations and some clips."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    spec = ClipSpec(num_frames=8, height=32, width=32)
+    clips = BounceClips(4, spec)
+    for i, name in enumerate(("rain", "rain", "drum", "drum")):
+        (tmp_path / "clips" / name).mkdir(parents=True, exist_ok=True)
+        write_clip(clips[i], tmp_path / "clips" / name / f"{i}.mp4")
+    shutil.copy(tmp_path / "clips" / "drum" / "3.mp4", tmp_path / "clip.mp4")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_commands_run_in_their_order(workplace, capsys):
+    for command in commands():
+        extra = ["--set", *SMALLER.split()] if command[0] == "train" else []
+        assert main([*command, *extra]) == 0, f"pavdit {' '.join(command)}: {capsys.readouterr().err}"
+    assert len(list((workplace / "rain").glob("*.mp4"))) == 4
+    assert len(list((workplace / "new-sound").glob("*.mp4"))) == 1
+    assert (workplace / "again.mp4").stat().st_size > 0
+
+
+def test_the_python_runs(workplace, nano_generator_run):
+    demo = load_run(ROOT / "configs" / "tiny-bounce-generator.yaml")
+    assert "metal_bounce" in BounceClips(demo.data.num_clips, demo.model.clip).class_names
+    known = open_checkpoint(nano_generator_run).config.model.text.class_names[0]
+    (workplace / "out" / "demo").mkdir(parents=True)
+    (workplace / "out" / "demo" / "generator").symlink_to(nano_generator_run)
+    for code in blocks("python"):
+        exec(code.replace("metal_bounce", known), {})
+    assert (workplace / "metal.mp4").stat().st_size > 0
+
+
+def test_every_make_target_it_names_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    lines = blocks("bash") + (ROOT / "CONTRIBUTING.md").read_text().splitlines()
+    for target in re.findall(r"^make ([\w-]+) +#", "\n".join(lines), re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_files_it_points_to_exist():
+    for name in re.findall(r"`((?:pavdit|configs|csrc)/[\w./-]+)`", README):
+        assert (ROOT / name).exists(), name
