@@ -1,4 +1,4 @@
-"""Every `pavdit` command and every line of Python in the README runs as it stands there, on a small system."""
+"""Every `pavdit` command and every line of Python in the README runs as it stands, on a small system."""
 
 import re
 import shlex
