@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from typing_extensions import Self
 
 from pavdit.clip import ClipSpec
 
@@ -46,7 +45,7 @@ class MelConfig(Model):
     """Level that maps to -1; 0 dB maps to +1."""
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> MelConfig:
         if self.win_length > self.n_fft:
             raise ValueError(f"mel: want win_length <= n_fft, got {self.win_length} > {self.n_fft}")
         if self.f_min_hz >= self.f_max_hz:
@@ -62,7 +61,7 @@ class StreamDropoutConfig(Model):
     crossed: float = Field(0.1, ge=0, le=1)
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> StreamDropoutConfig:
         total = self.video_alone + self.audio_alone + self.crossed
         if total > 1:
             raise ValueError(f"stream_dropout: want video_alone + audio_alone + crossed <= 1, got {total}")
@@ -127,7 +126,7 @@ class STDiTConfig(Model):
         return self.width // self.num_heads
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> STDiTConfig:
         if self.width % self.num_heads or self.head_dim % 4:
             raise ValueError(
                 f"stdit: want width = num_heads * a multiple of 4, got width {self.width}, "
@@ -185,7 +184,7 @@ class ModelConfig(Model):
         return self.mel.n_mels // rows, self.clip.columns_per_frame // columns
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> ModelConfig:
         clip, d = self.clip, self.mdsa.patch_size
         if clip.height % (2 * d) or clip.width % (2 * d):
             raise ValueError(
@@ -231,7 +230,7 @@ class DataConfig(Model):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> DataConfig:
         if self.kind == "folder" and self.path is None:
             raise ValueError("data: want path for kind 'folder', got none")
         if self.kind == "bounce" and self.num_clips is None:
@@ -274,7 +273,7 @@ class TrainConfig(Model):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _check(self) -> TrainConfig:
         if self.stage == "generator" and self.autoencoder is None:
             raise ValueError("train: want autoencoder (a checkpoint) for stage 'generator', got none")
         return self
