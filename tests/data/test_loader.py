@@ -62,13 +62,13 @@ def test_workers_change_nothing() -> None:
 def test_flips_mirror_the_picture_and_leave_the_rest() -> None:
     plain = list(islice(batches(CLIPS, 5, seed=4), 8))
     mixed = list(islice(batches(CLIPS, 5, seed=4, flip_probability=0.5), 8))
-    count = 0
+    flips = []
     for a, b in zip(plain, mixed, strict=True):
         assert a.names == b.names and torch.equal(a.wave, b.wave)
-        for x, y in zip(a.video, b.video, strict=True):
-            count += torch.equal(x.flip(-1), y)
-            assert torch.equal(x.flip(-1), y) or torch.equal(x, y)
-    assert 10 < count < 30
+        flips.append([torch.equal(x.flip(-1), y) for x, y in zip(a.video, b.video, strict=True)])
+        kept = [torch.equal(x, y) for x, y in zip(a.video, b.video, strict=True)]
+        assert all(flip != keep for flip, keep in zip(flips[-1], kept, strict=True))
+    assert 10 < sum(map(sum, flips)) < 30 and any(row != flips[0] for row in flips)
     always = next(batches(CLIPS, 5, seed=4, flip_probability=1.0))
     assert torch.equal(always.video, plain[0].video.flip(-1))
 

@@ -1,5 +1,6 @@
 """Reading: picture and sound of one instant stay together in any file; what cannot be read says why."""
 
+import socket
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -11,6 +12,7 @@ from media_files import burst, burst_time, flat, write_media
 
 from pavdit.clip import ClipSpec, DataError
 from pavdit.media import probe, read_clip
+from pavdit.media.sound import read_wave
 
 SPEC = ClipSpec(num_frames=16, height=32, width=32)
 RATES = [Fraction(10), Fraction(17), Fraction(30000, 1001), Fraction(61, 4)]
@@ -101,6 +103,17 @@ def test_a_segment_inside_a_long_file_is_exact(tmp_path: Path, extension: str) -
     true = sound[0, 59360 : 59360 + 25600]
     lags = [np.corrcoef(np.roll(clip.wave.numpy(), lag), true)[0, 1] for lag in range(-3, 4)]
     assert int(np.argmax(lags)) == 3 and max(lags) > 0.9
+
+
+def test_rounded_time_stamps_lose_no_frame(tmp_path: Path) -> None:
+    """Matroska says 33, 67, 100 ms; at the same rate every frame is read once."""
+    levels = 20 + 7 * np.arange(30)
+    path = write_media(
+        tmp_path / "clip.mkv", pictures=flat(levels), fps=Fraction(30), sound=burst(1, 0.5, 16000)
+    )
+    spec = ClipSpec(num_frames=28, height=32, width=32, fps=Fraction(30), sample_rate=16320)
+    got = read_clip(path, spec).frames.float().mean((1, 2, 3))
+    assert (got - torch.from_numpy(levels[:28])).abs().max() <= 2
 
 
 def test_slow_files_repeat_frames(tmp_path: Path) -> None:
@@ -240,6 +253,13 @@ def test_exactly_long_enough_is_enough(tmp_path: Path) -> None:
     assert read_clip(path, SPEC).require(SPEC).name == "clip.mp4"
 
 
+def test_sound_that_ends_before_its_header_says_is_an_error(tmp_path: Path) -> None:
+    path = sounding(tmp_path / "clip.mp4")
+    message = r"clip\.mp4: want sound from 1 to 2\.6 s, got 0\.448 to 2\.048 s"
+    with pytest.raises(DataError, match=message):
+        read_wave(path, Fraction(1), 25600, 16000)
+
+
 def test_damage_is_an_error(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     path = sounding(tmp_path / "clip.mkv", pictures=rng.integers(0, 255, (20, 64, 64, 3), dtype=np.uint8))
@@ -252,6 +272,13 @@ def test_damage_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_playlist_does_not_reach_the_network(tmp_path: Path) -> None:
-    path = tmp_path / "list.mp4"
-    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
-    assert error_of(path).startswith("want a readable media file, got ")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        path = tmp_path / "list.m3u8"
+        path.write_text(
+            "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n"
+            f"http://127.0.0.1:{server.getsockname()[1]}/a.ts\n#EXT-X-ENDLIST\n"
+        )
+        assert error_of(path).startswith("want a readable media file, got ")
+        with pytest.raises(TimeoutError):
+            server.accept()
