@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,9 +81,16 @@ def mean_clip(clips: Clips, config: ModelConfig) -> tuple[Tensor, Tensor]:
     return video / len(clips), mel / len(clips)
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """All randomness of update `step`: what was drawn before does not matter, so resuming draws the same."""
-    return torch.Generator().manual_seed((seed << 32) + step)
+_DRAWS, _ORDER = 0, 1  # keep the streams of random numbers apart
+
+
+def step_generator(seed: int, step: int, stream: int = _DRAWS) -> torch.Generator:
+    """All randomness of update `step`: what was drawn before does not matter, so resuming draws the same.
+
+    The numbers are hashed into 32 bits, which is all that torch's CPU generator takes of a seed.
+    """
+    [state] = np.random.SeedSequence([seed, step, stream]).generate_state(1)
+    return torch.Generator().manual_seed(int(state))
 
 
 def batch_indices(num_examples: int, batch_size: int, seed: int, step: int) -> Tensor:
@@ -93,6 +101,6 @@ def batch_indices(num_examples: int, batch_size: int, seed: int, step: int) -> T
     first, end = step * batch_size, (step + 1) * batch_size
     epochs = range(first // num_examples, (end - 1) // num_examples + 1)
     order = torch.cat(
-        [torch.randperm(num_examples, generator=step_generator(~seed & 0xFFFF, epoch)) for epoch in epochs]
+        [torch.randperm(num_examples, generator=step_generator(seed, epoch, _ORDER)) for epoch in epochs]
     )
     return order[first - epochs[0] * num_examples : end - epochs[0] * num_examples]
