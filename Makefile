@@ -51,10 +51,12 @@ $(PY):
 	$(PYTHON) -m venv $(VENV)
 
 $(TORCH_STAMP): | $(PY)
+	@echo "Installing $(TORCH) into $(VENV); this takes a minute or two"
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet "$(TORCH)" $(BUILD_TOOLS)
 	@touch $@
 
 $(STAMP): $(TORCH_STAMP) $(NATIVE)
+	@echo "Building and installing pavdit into $(VENV)"
 	$(PY) -m pip install --quiet --no-build-isolation --editable '.[test]'
 	@touch $@

@@ -1,1 +1,1 @@
-"""Triton kernels, installed as ``pavdit.kernels``: one file per op, named like the op, none imports pavdit."""
+"""Triton kernels, installed as ``pavdit.kernels``: one file per op, named like it; none imports pavdit."""

@@ -125,13 +125,13 @@ def _(grad: Tensor, x: Tensor, scale: Tensor, stats: Tensor) -> tuple[Tensor, Te
 
 class _AdalnModulate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:  # noqa: ANN401
+    def forward(ctx: Any, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
         out, stats = torch.ops.pavdit.adaln_modulate(x, shift, scale, eps)
         ctx.save_for_backward(x, scale, stats)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # noqa: ANN401
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         dx, dshift, dscale = torch.ops.pavdit.adaln_modulate_backward(grad, *ctx.saved_tensors)
         return dx, dshift, dscale, None
