@@ -73,6 +73,9 @@ extern const AdalnModulate adaln_modulate;
 namespace avx512 {
 extern const AdalnModulate adaln_modulate;
 }
+namespace avx512bf16 {
+extern const AdalnModulate adaln_modulate;
+}
 
 }  // namespace cpu
 

@@ -35,6 +35,8 @@ class Scratch {
 const cpu::AdalnModulate& adaln_kernels() {
   switch (cpu::capability()) {
 #if defined(PAVDIT_X86)
+    case cpu::Capability::kAvx512Bf16:
+      return cpu::avx512bf16::adaln_modulate;
     case cpu::Capability::kAvx512:
       return cpu::avx512::adaln_modulate;
     case cpu::Capability::kAvx2:

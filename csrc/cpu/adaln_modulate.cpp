@@ -1,5 +1,5 @@
-// Compiled three times, into the namespace PAVDIT_ISA (baseline, avx2, avx512); the tables at the end are all
-// that leaves this file. The equations stand in adaln_modulate.h.
+// Compiled once per instruction set, into the namespace PAVDIT_ISA (baseline, avx2, avx512, avx512bf16); the
+// table at the end is all that leaves this file. The equations stand in adaln_modulate.h.
 #include "adaln_modulate.h"
 
 #include "vec.h"

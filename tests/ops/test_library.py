@@ -114,17 +114,19 @@ def test_unknown_word(variable: str) -> None:
 @pytest.mark.usefixtures("has_library")
 def test_unknown_capability() -> None:
     process = run(PAVDIT_CPU_CAPABILITY="mmx")
-    assert "PAVDIT_CPU_CAPABILITY: want baseline, avx2 or avx512, got 'mmx'" in last_line(process)
+    assert "PAVDIT_CPU_CAPABILITY: want baseline, avx2, avx512 or avx512bf16, got 'mmx'" in last_line(process)
 
 
 @pytest.mark.usefixtures("has_library")
-@pytest.mark.parametrize("capability", ["baseline", "avx512"])
+@pytest.mark.parametrize("capability", ["baseline", "avx512bf16"])
 def test_capability_is_only_lowered(capability: str) -> None:
     facts = _library.build_facts()
     if facts is None:
         pytest.skip("no pavdit._C")
     used = run(PAVDIT_CPU_CAPABILITY=capability).stdout.strip().rpartition(" | ")[2]
-    assert used == min(capability, facts.cpu_capability(), key=["baseline", "avx2", "avx512"].index)
+    assert used == min(
+        capability, facts.cpu_capability(), key=["baseline", "avx2", "avx512", "avx512bf16"].index
+    )
 
 
 def test_report_names_every_public_op_on_every_device() -> None:
