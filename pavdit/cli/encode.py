@@ -23,6 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     pipeline = Pipeline.from_pretrained(arguments.checkpoint, arguments.device)
     video, audio = pipeline.encode(pipeline.read(arguments.clip, arguments.start_seconds))
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_latents(arguments.output, video, audio, pipeline)
     print(arguments.output)
     return OK

@@ -166,10 +166,14 @@ def fit(trainer: Trainer, console: Console | None = None) -> Outcome:
         window = _Window()
         while not stop.is_set() and trainer.step < train.num_steps and not _time_is_up(trainer):
             started = time.perf_counter()
-            window.add(trainer.update())
+            terms = trainer.update()
             trainer.seconds += time.perf_counter() - started
+            if trainer.skipped:
+                log.event("skipped", trainer.step)
+            else:
+                window.add(terms)
             done = trainer.step == train.num_steps or _time_is_up(trainer)
-            if done or trainer.step % train.log_every == 0:
+            if window.count and (done or trainer.step % train.log_every == 0):
                 log.terms(trainer, window.means())
                 window = _Window()
             if done or trainer.step % train.checkpoint_every == 0:
@@ -191,7 +195,7 @@ def _time_is_up(trainer: Trainer) -> bool:
 
 
 class _Window:
-    """Means of the terms since the last line of the log; on the device, so that no step waits for it."""
+    """Means of the terms since the last line of the log, of updates that were applied."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -230,7 +234,7 @@ class _Log:
 
     def event(self, name: str, step: int, **values: float) -> None:
         self._write({"event": name, "step": step} | values)
-        self.console.print(f"{name} at step {step}: " + _words(values))
+        self.console.print(f"{name} at step {step}" + (": " if values else "") + _words(values))
 
     def terms(self, trainer: Trainer, means: dict[str, float]) -> None:
         rate = trainer.optimizer.param_groups[0]["lr"]

@@ -159,6 +159,15 @@ def test_an_update_that_is_not_finite_is_not_applied(tmp_path, what):
     assert not torch.equal(before[0], trainer.stage.model.weight) and trainer.skipped == 0
 
 
+def test_a_skipped_update_is_logged_and_in_no_mean(tmp_path):
+    trainer = poisoned(tmp_path / "a", {1}, "loss", 3)
+    loop.fit(trainer, quiet_console())
+    log = log_of(tmp_path / "a")
+    assert [entry["step"] for entry in log if entry.get("event") == "skipped"] == [2]
+    assert [entry["step"] for entry in log if "loss" in entry] == [1, 3]
+    assert all(torch.tensor(entry["loss"]).isfinite() for entry in log if "loss" in entry)
+
+
 def test_a_few_in_a_row_end_the_run(tmp_path):
     trainer = poisoned(tmp_path / "a", range(1, 100), "loss", 100)
     with pytest.raises(
