@@ -1,7 +1,7 @@
 """The attention mechanisms that PAV-DiT adds around its TimeSformers: eq. 4, 5, 6 and 8.
 
-Everything here is channels last, pre-norm and residual. Where one stream must not see the other, its update
-is exactly zero, whatever the other stream holds, NaN included.
+Everything here is channels last, pre-norm, residual and begins as the identity. Where one stream must not see
+the other, its update is exactly zero, whatever the other stream holds, NaN included.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from pavdit.nn.attention import QKV, HeadsOut
+from pavdit.nn.attention import QKV, HeadsOut, begin_at_zero
 from pavdit.nn.rope import RopeTable, axial_rope_table
 from pavdit.ops import (
     axis_attention,
@@ -46,6 +46,7 @@ class SpatialSelfAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.qkv = QKV(width, num_heads, head_dim)
         self.out = HeadsOut(width, num_heads, head_dim)
+        begin_at_zero(self.out)
         self.rope = RopeTable(axial_rope_table(*grid, head_dim))
 
     def forward(self, hw: Tensor) -> Tensor:
@@ -144,6 +145,7 @@ class CrossStreamAttention(nn.Module):
         self.audio_qkv = QKV(width, num_heads, head_dim)
         self.video_out = HeadsOut(width, num_heads, head_dim)
         self.audio_out = HeadsOut(width, num_heads, head_dim)
+        begin_at_zero(self.video_out, self.audio_out)
 
     def forward(
         self,

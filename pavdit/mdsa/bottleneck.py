@@ -13,6 +13,9 @@ from pavdit.mdsa.attention import PlaneFeatures
 LOG_VARIANCE_AT_START = -6.0
 """sigma = 0.05: small beside the latent's spread, so stage 2 starts from stage 1's pictures."""
 
+MEAN_AT_START = 0.6
+"""Spread of mu, where tanh is still nearly linear."""
+
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
@@ -61,36 +64,53 @@ class Posterior:
 
 
 class ToLatent(nn.Module):
-    """Planes of width D to a `Posterior` of C channels: two 1 x 1 convolutions a plane, as matrix products.
+    """Planes of width D to a `Posterior` of C channels: per plane a LayerNorm and two 1 x 1 convolutions.
 
-    The log-variance heads begin constant and are unused in stage 1; they are there so that stage 2 can load
-    its checkpoint as it is.
+    The convolutions are matrix products. The log-variance heads begin constant and are unused in stage 1;
+    they are there so that stage 2 can load its checkpoint as it is.
     """
 
     def __init__(self, width: int, latent_channels: int) -> None:
         super().__init__()
-        self.mean = nn.ModuleList(nn.Linear(width, latent_channels) for _ in PlaneFeatures._fields)
-        self.log_variance = nn.ModuleList(
-            _constant_head(width, latent_channels, LOG_VARIANCE_AT_START) for _ in PlaneFeatures._fields
-        )
+        planes = PlaneFeatures._fields
+        self.norm = nn.ModuleList(nn.LayerNorm(width) for _ in planes)
+        self.mean = nn.ModuleList(MeanHead(width, latent_channels) for _ in planes)
+        self.log_variance = nn.ModuleList(LogVarianceHead(width, latent_channels) for _ in planes)
 
     def forward(self, planes: PlaneFeatures) -> Posterior:
-        return Posterior(self._apply_heads(self.mean, planes), self._apply_heads(self.log_variance, planes))
-
-    @staticmethod
-    def _apply_heads(heads: nn.ModuleList, planes: PlaneFeatures) -> Planes:
-        hw, tw, th = (
-            head(plane).movedim(-1, 1).contiguous() for head, plane in zip(heads, planes, strict=True)
-        )
-        return Planes(hw, tw, th)  # (B, C, rows, columns) each
+        features = [norm(plane) for norm, plane in zip(self.norm, planes, strict=True)]
+        return Posterior(_apply_heads(self.mean, features), _apply_heads(self.log_variance, features))
 
 
-def _constant_head(width: int, out_channels: int, value: float) -> nn.Linear:
-    """A linear layer that begins by giving `value` for every input."""
-    head = nn.Linear(width, out_channels)
-    nn.init.zeros_(head.weight)
-    nn.init.constant_(head.bias, value)
-    return head
+class MeanHead(nn.Linear):
+    """A linear layer whose weights are of order 1, its inputs divided by sqrt(D) instead.
+
+    Adam moves every weight by about the learning rate, so D weights that agree move a plain linear layer's
+    output D times as fast: within some tens of steps the tanh behind it is saturated and the latent dead.
+    This divides that by sqrt(D).
+    """
+
+    def __init__(self, width: int, out_channels: int) -> None:
+        super().__init__(width, out_channels)
+        nn.init.normal_(self.weight, std=MEAN_AT_START)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * self.in_features**-0.5)
+
+
+class LogVarianceHead(nn.Linear):
+    """A linear layer that begins by giving `LOG_VARIANCE_AT_START` for every input."""
+
+    def __init__(self, width: int, out_channels: int) -> None:
+        super().__init__(width, out_channels)
+        nn.init.zeros_(self.weight)
+        nn.init.constant_(self.bias, LOG_VARIANCE_AT_START)
+
+
+def _apply_heads(heads: nn.ModuleList, features: list[Tensor]) -> Planes:
+    hw, tw, th = (head(x).movedim(-1, 1).contiguous() for head, x in zip(heads, features, strict=True))
+    return Planes(hw, tw, th)  # (B, C, rows, columns) each
 
 
 class FromLatent(nn.Module):
@@ -101,6 +121,9 @@ class FromLatent(nn.Module):
         self.hw = nn.Linear(latent_channels, width)
         self.tw = nn.Linear(latent_channels, width)
         self.th = nn.Linear(latent_channels, width)
+        for layer in (self.hw, self.tw, self.th):
+            nn.init.normal_(layer.weight)  # latents are small and few: three planes sum to about 1
+            nn.init.zeros_(layer.bias)
 
     def forward(self, planes: Planes) -> PlaneFeatures:
         return PlaneFeatures(

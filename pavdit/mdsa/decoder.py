@@ -40,6 +40,7 @@ class StreamDecoder(nn.Module):
             config.head_dim,
             config.mlp_ratio,
         )
+        self.norm = nn.LayerNorm(config.width)
         self.to_pixels = ToPixels(channels, patch, config.width)
 
     def expand(self, planes: Planes) -> Tensor:
@@ -48,4 +49,4 @@ class StreamDecoder(nn.Module):
 
     def forward(self, volume: Tensor) -> Tensor:
         """Z, after its exchange with the other stream, to frames ``(B, channels, T, rows, columns)``."""
-        return self.to_pixels(self.timesformer(volume))
+        return self.to_pixels(self.norm(self.timesformer(volume)))

@@ -20,6 +20,7 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.patch = patch
         self.proj = nn.Linear(channels * patch[0] * patch[1], width)
+        nn.init.normal_(self.proj.weight, std=self.proj.in_features**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, t, h, w = x.shape
@@ -41,8 +42,8 @@ class ToPixels(nn.Module):
     def __init__(self, channels: int, patch: tuple[int, int], width: int) -> None:
         super().__init__()
         self.patch = patch
-        bound = width**-0.5  # of a linear layer with D inputs
-        self.weight = nn.Parameter(torch.empty(width, channels, *patch).uniform_(-bound, bound))
+        # Nearly black at first: noise in the first pictures would be unlearned by silencing the latent.
+        self.weight = nn.Parameter(0.03 * width**-0.5 * torch.randn(width, channels, *patch))
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from pavdit.nn.attention import QKV, HeadsOut, Mlp
+from pavdit.nn.attention import QKV, HeadsOut, Mlp, begin_at_zero
 from pavdit.ops import axis_attention, axis_query_attention
 
 
 class ProjectorLayer(nn.Module):
-    """Self-attention along one axis and an MLP, pre-norm, residual."""
+    """Self-attention along one axis and an MLP, pre-norm, residual. The MLP begins at zero; attention must
+    not, for the summary token learns of its sequence through it alone."""
 
     def __init__(self, width: int, num_heads: int, head_dim: int, mlp_dim: int) -> None:
         super().__init__()
@@ -20,6 +21,7 @@ class ProjectorLayer(nn.Module):
         self.out = HeadsOut(width, num_heads, head_dim)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = Mlp(width, mlp_dim)
+        begin_at_zero(self.mlp.fc2)
 
     def forward(self, x: Tensor, axis: int) -> Tensor:
         x = x + self.out(axis_attention(self.qkv(self.norm(x)), axis))
@@ -55,8 +57,9 @@ class Projector(nn.Module):
     ) -> None:
         super().__init__()
         self.axis = axis
-        self.token = nn.Parameter(torch.randn(width))
-        self.positions = nn.Parameter(torch.randn(length, width))  # the summary token needs none: it is alone
+        # Small beside the tokens: what all clips share must not drown what tells them apart.
+        self.token = nn.Parameter(0.02 * torch.randn(width))
+        self.positions = nn.Parameter(0.02 * torch.randn(length, width))  # the summary token stands alone
         sizes = (width, num_heads, head_dim, mlp_dim)
         self.layers = nn.ModuleList(ProjectorLayer(*sizes) for _ in range(depth - 1))
         self.last = ProjectorLayer(*sizes)

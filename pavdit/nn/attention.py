@@ -28,6 +28,13 @@ class HeadsOut(nn.Linear):
         return super().forward(heads.flatten(-2))
 
 
+def begin_at_zero(*layers: nn.Linear) -> None:
+    """Zero layers that end a residual branch, so that the branch begins as the identity."""
+    for layer in layers:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
 class Mlp(nn.Module):
     """Linear, GELU, linear."""
 

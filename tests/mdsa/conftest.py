@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from zeros import fill_zeros
 
 from pavdit.clip import ClipSpec
 from pavdit.config import MDSAConfig, MelConfig, ModelConfig
@@ -43,25 +44,10 @@ def system() -> Callable[..., ModelConfig]:
 
 
 @pytest.fixture
-def awake() -> Callable[[nn.Module], nn.Module]:
-    """Fill tensors that begin at zero with noise, so that nothing is hidden behind them."""
-
-    def fill(model: nn.Module) -> nn.Module:
-        generator = torch.Generator().manual_seed(5)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if not parameter.any():
-                    parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-        return model
-
-    return fill
-
-
-@pytest.fixture
-def model(awake: Callable[[nn.Module], nn.Module]) -> nn.Module:
+def model() -> nn.Module:
     """The small system's autoencoder with nothing at zero."""
     torch.manual_seed(0)
-    return awake(MDSA(small_system()))
+    return fill_zeros(MDSA(small_system()))
 
 
 @pytest.fixture

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import product
 
 import pytest
 import torch
 from numerics import assert_equation
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import avg_pool1d, conv_transpose1d, scaled_dot_product_attention
+from zeros import fill_zeros
 
 from pavdit.mdsa.attention import (
     SCALES,
@@ -20,7 +20,6 @@ from pavdit.mdsa.attention import (
     SpatialSelfAttention,
 )
 
-Fill = Callable[[nn.Module], nn.Module]
 SHARED = pytest.mark.parametrize("share_scales", [True, False], ids=["shared", "own"])
 
 
@@ -34,8 +33,8 @@ def multi_scale(share_scales: bool) -> MultiScaleTemporalSelfAttention:
 
 
 @SHARED
-def test_mt_self_attention_is_eq_4_and_5(share_scales: bool, awake: Fill) -> None:
-    module = awake(multi_scale(share_scales))
+def test_mt_self_attention_is_eq_4_and_5(share_scales: bool) -> None:
+    module = fill_zeros(multi_scale(share_scales))
     b, t, s, d = 2, 8, 5, 12
     z = randn(b, t, s, d)
     want = z.clone()
@@ -62,8 +61,8 @@ def test_own_scales_have_three_projections() -> None:
     assert own - shared == 2 * 3 * 12 * 8
 
 
-def test_positions_of_a_plane_do_not_meet_in_mt_self_attention(awake: Fill) -> None:
-    module = awake(multi_scale(True))
+def test_positions_of_a_plane_do_not_meet_in_mt_self_attention() -> None:
+    module = fill_zeros(multi_scale(True))
     z = randn(1, 8, 5, 12)
     moved = z.clone()
     moved[:, 3, 2] += randn(12)
@@ -74,7 +73,7 @@ def test_positions_of_a_plane_do_not_meet_in_mt_self_attention(awake: Fill) -> N
 
 
 def test_spatial_attention_lets_every_position_meet_every_other() -> None:
-    module = SpatialSelfAttention((3, 5), 12, num_heads=2, head_dim=4).double()
+    module = fill_zeros(SpatialSelfAttention((3, 5), 12, num_heads=2, head_dim=4)).double()
     hw = randn(2, 3, 5, 12)
     moved = hw.clone()
     moved[0, 1, 4] += randn(12)
@@ -94,7 +93,7 @@ def cross_attention(queries: Tensor, keys: Tensor, module: CrossStreamAttention,
 
 def cross(width: int = 12) -> CrossStreamAttention:
     torch.manual_seed(3)
-    return CrossStreamAttention(width, num_heads=2, head_dim=4).double()
+    return fill_zeros(CrossStreamAttention(width, num_heads=2, head_dim=4)).double()
 
 
 def test_one_frame_blocks_are_cross_attention_per_frame() -> None:
@@ -121,6 +120,16 @@ def test_equal_streams_and_equal_weights_give_equal_updates() -> None:
         getattr(module, f"audio_{part}").load_state_dict(getattr(module, f"video_{part}").state_dict())
     video, audio = module(x, x, (1, 3, 5))
     assert torch.equal(video, audio)
+
+
+def test_exchange_begins_as_nothing() -> None:
+    module, video, audio = (
+        CrossStreamAttention(12, 2, 4).double(),
+        randn(2, 4, 3, 5, 12),
+        randn(2, 4, 3, 5, 12),
+    )
+    got = module(video, audio, (1, 3, 5))
+    assert torch.equal(got[0], video) and torch.equal(got[1], audio)
 
 
 def test_unseen_stream_contributes_nothing_even_as_nan() -> None:
@@ -154,7 +163,7 @@ def test_masked_exchange_compiles_without_a_graph_break() -> None:
 
 def test_gcm_pairs_the_planes_and_updates_both_from_the_old() -> None:
     torch.manual_seed(4)
-    module = GroupCrossModalAttention(12, num_heads=2, head_dim=4).double()
+    module = fill_zeros(GroupCrossModalAttention(12, num_heads=2, head_dim=4)).double()
     shapes = {"hw": (3, 5), "tw": (4, 5), "th": (4, 3)}
     video = PlaneFeatures(*(randn(2, *shape, 12) for shape in shapes.values()))
     audio = PlaneFeatures(*(randn(2, *shape, 12) for shape in shapes.values()))

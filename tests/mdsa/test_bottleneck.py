@@ -66,10 +66,9 @@ def test_heads_are_one_by_one_convolutions() -> None:
     to_latent, from_latent = ToLatent(8, 4).double(), FromLatent(4, 8).double()
     x = torch.randn(2, 3, 5, 8, dtype=torch.float64)
     head = to_latent.mean[0]
-    got = to_latent(PlaneFeatures(x, x, x)).mean.hw
-    assert_equation(
-        got, torch.nn.functional.conv2d(x.movedim(-1, 1), head.weight[:, :, None, None], head.bias)
-    )
+    kernel = head.weight[:, :, None, None] / 8**0.5
+    want = torch.nn.functional.conv2d(to_latent.norm[0](x).movedim(-1, 1), kernel, head.bias)
+    assert_equation(to_latent(PlaneFeatures(x, x, x)).mean.hw, want)
     latent = planes()
     want = torch.nn.functional.conv2d(latent.th, from_latent.th.weight[:, :, None, None], from_latent.th.bias)
     assert_equation(from_latent(latent).th.movedim(-1, 1), want)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from numerics import assert_equation
+from zeros import fill_zeros
 
 from pavdit.mdsa.projection import Projector
 
@@ -14,7 +15,9 @@ AXES = pytest.mark.parametrize("axis", [1, 2, 3], ids=["hw", "tw", "th"])
 
 def projector(axis: int) -> Projector:
     torch.manual_seed(axis)
-    return Projector(axis, GRID[axis - 1], width=16, depth=3, num_heads=2, head_dim=8, mlp_dim=24).double()
+    return fill_zeros(
+        Projector(axis, GRID[axis - 1], width=16, depth=3, num_heads=2, head_dim=8, mlp_dim=24)
+    ).double()
 
 
 def tokens() -> torch.Tensor:

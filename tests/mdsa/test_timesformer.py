@@ -8,10 +8,15 @@ import pytest
 import torch
 from numerics import assert_equation
 from torch import Tensor, nn
+from zeros import fill_zeros
 
 from pavdit.mdsa.timesformer import TimeSformer, TimeSformerLayer
 
 GRID = (4, 3, 5)
+
+
+def timesformer() -> TimeSformer:
+    return fill_zeros(TimeSformer(GRID, width=16, depth=1, num_heads=2, head_dim=8, mlp_ratio=2))
 
 
 def pairs_rotated(x: Tensor, table: Tensor) -> Tensor:
@@ -33,7 +38,7 @@ def attention(
 
 
 def test_layer_is_time_then_space_then_mlp() -> None:
-    model = TimeSformer(GRID, width=16, depth=1, num_heads=2, head_dim=8, mlp_ratio=2).double()
+    model = timesformer().double()
     layer = model.layers[0]
     x = torch.randn(2, *GRID, 16, dtype=torch.float64)
     y = attention(
@@ -43,6 +48,11 @@ def test_layer_is_time_then_space_then_mlp() -> None:
         y.flatten(2, 3), layer.space_norm, layer.space_qkv, layer.space_out, model.space_rope().double(), 2
     ).view_as(x)
     assert_equation(model(x), y + layer.mlp(layer.mlp_norm(y)))
+
+
+def test_fresh_layers_pass_their_input() -> None:
+    x = torch.randn(2, *GRID, 16)
+    assert torch.equal(TimeSformer(GRID, 16, depth=2, num_heads=2, head_dim=8, mlp_ratio=2)(x), x)
 
 
 def silence(layer: TimeSformerLayer, *parts: str) -> None:
@@ -57,7 +67,7 @@ def silence(layer: TimeSformerLayer, *parts: str) -> None:
     ids=["time", "space"],
 )
 def test_axes_are_not_confused(silent: str, reached: tuple[int | slice, ...]) -> None:
-    model = TimeSformer(GRID, width=16, depth=1, num_heads=2, head_dim=8, mlp_ratio=2)
+    model = timesformer()
     silence(model.layers[0], silent)
     x = torch.randn(1, *GRID, 16)
     moved = x.clone()
@@ -69,7 +79,7 @@ def test_axes_are_not_confused(silent: str, reached: tuple[int | slice, ...]) ->
 
 
 def test_layer_compiles_without_a_graph_break() -> None:
-    model = TimeSformer(GRID, width=16, depth=1, num_heads=2, head_dim=8, mlp_ratio=2).double()
+    model = timesformer().double()
     x = torch.randn(2, *GRID, 16, dtype=torch.float64)
     compiled: Callable[[Tensor], Tensor] = torch.compile(model, backend="eager", fullgraph=True)
     assert_equation(compiled(x), model(x))
