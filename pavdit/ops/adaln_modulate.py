@@ -45,7 +45,9 @@ def adaln_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -
     _check(x, shift, scale)
     if not native("adaln_modulate", x, shift, scale):
         return adaln_modulate_reference(x, shift, scale, eps)
-    return _AdalnModulate.apply(x, shift, scale, eps)
+    if torch.is_grad_enabled():
+        return _AdalnModulate.apply(x, shift, scale, eps)
+    return torch.ops.pavdit.adaln_modulate(x, shift, scale, eps)[0]
 
 
 def _check(x: Tensor, shift: Tensor, scale: Tensor) -> None:
