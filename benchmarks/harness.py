@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -83,15 +84,20 @@ def header(device: str = "cuda") -> dict[str, object]:
     }
     if device == "cuda":
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        driver = subprocess.run(query, capture_output=True, text=True).stdout.strip()
-        facts |= {"cuda": torch.version.cuda, "driver": driver or "unknown"}
+        has_tool = shutil.which(query[0]) is not None
+        driver = (
+            subprocess.run(query, capture_output=True, text=True).stdout.strip() if has_tool else "unknown"
+        )
+        facts |= {"cuda": torch.version.cuda, "driver": driver}
     return facts
 
 
 def results_folder(device: str = "cuda") -> Path:
     """Return $OUT, or benchmarks/results/<machine>/."""
     slug = re.sub(r"[^A-Za-z0-9]+", "-", machine(device)).strip("-").lower()
-    folder = Path(os.environ["OUT"]) if os.environ.get("OUT") else ROOT / "benchmarks" / "results" / slug
+    folder = (
+        Path(os.environ["OUT"]).resolve() if os.environ.get("OUT") else ROOT / "benchmarks" / "results" / slug
+    )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
