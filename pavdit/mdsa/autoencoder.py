@@ -15,6 +15,9 @@ from pavdit.mdsa.decoder import StreamDecoder
 from pavdit.mdsa.encoder import StreamEncoder
 from pavdit.mdsa.streams import StreamMasks
 
+SMALLEST_SPREAD = 1 / 255
+"""Of pixels and mel values in calibration: clips of one colour, or silent ones, have none."""
+
 
 class Reconstruction(NamedTuple):
     """Frames ``(B, 3, T, H, W)``, mel images ``(B, 1, T, M, L)`` and the posteriors they came from."""
@@ -151,6 +154,31 @@ class MDSA(nn.Module):
         z_v, z_a = (q.sample(generator) if sample else q.mode() for q in (q_v, q_a))
         x_v, x_a = cast(tuple[Tensor, Tensor], self.decode(z_v, z_a, **decoding))
         return Reconstruction(x_v, x_a, q_v, q_a)
+
+    @torch.no_grad()
+    def calibrate(self, video: Tensor, audio: Tensor) -> None:
+        """Begin at the level and contrast of these clips: standardised input, frames of the mean colour.
+
+        For an untrained model. Clips are dark and mostly silent, far from 0, and what tells them apart is
+        small beside that constant. Left in, it is the first thing that the whole network moves for: the
+        latents saturate on it before they say anything of the clip.
+
+        Args:
+            video: ``(B, 3, T, H, W)``, some clips of the training set.
+            audio: ``(B, 1, T, M, L)``, their mel images.
+
+        Raises:
+            ValueError: a shape is not the model's.
+        """
+        self._check_inputs(video, audio)
+        for x, encoder, decoder in (
+            (video, self.video_encoder, self.video_decoder),
+            (audio, self.audio_encoder, self.audio_decoder),
+        ):
+            mean = x.mean((0, 2, 3, 4))  # (channels,)
+            spread = (x - mean.view(-1, 1, 1, 1)).square().mean().sqrt()
+            encoder.patch.calibrate(mean, spread.clamp(min=SMALLEST_SPREAD))
+            decoder.to_pixels.calibrate(mean)
 
     def _check_inputs(self, video: Tensor | None, audio: Tensor | None) -> None:
         if video is None and audio is None:

@@ -29,6 +29,12 @@ class PatchEmbed(nn.Module):
         x = x.permute(0, 2, 3, 5, 1, 4, 6).flatten(4)  # (B, T, H', W', C*p*q)
         return self.proj(x)  # (B, T, H', W', D)
 
+    @torch.no_grad()
+    def calibrate(self, mean: Tensor, std: Tensor) -> None:
+        """Fold ``(x - mean) / std`` into the layer: `mean` ``(channels,)``, `std` 0-d."""
+        self.proj.weight.div_(std)
+        self.proj.bias.sub_(self.proj.weight @ mean.repeat_interleave(self.patch[0] * self.patch[1]))
+
 
 class ToPixels(nn.Module):
     """Tokens to frames: a transposed convolution with kernel = stride = patch, which is one matrix product.
@@ -52,3 +58,8 @@ class ToPixels(nn.Module):
         x = linear(tokens, self.weight.flatten(1).T, bias).unflatten(-1, (channels, p, q))
         x = x.permute(0, 4, 1, 2, 5, 3, 6)  # (B, C, T, H', p, W', q)
         return x.flatten(5, 6).flatten(3, 4)  # (B, C, T, H, W)
+
+    @torch.no_grad()
+    def calibrate(self, mean: Tensor) -> None:
+        """Give frames of the colour `mean` ``(channels,)`` where the tokens say nothing."""
+        self.bias.copy_(mean)

@@ -8,34 +8,18 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from pavdit.config import ModelConfig, RunConfig
-from pavdit.data.loader import Batch, Clips, batches, open_clips
+from pavdit.config import RunConfig
+from pavdit.data.loader import Batch, Clips, batches, collate, open_clips
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.mdsa.loss import draw_frames, mdsa_loss
 from pavdit.mdsa.streams import draw_stream_masks
 from pavdit.metrics.signal import psnr
-from pavdit.train.examples import Analyser, in_order, mean_clip, step_generator
+from pavdit.train.examples import Analyser, batch_indices, in_order, mean_clip, step_generator
 
 VALIDATION_BATCH = 8
 
-LEVEL_CLIPS = 64
-"""Clips whose mean colour and mean level the decoders begin at."""
-
-
-@torch.no_grad()
-def begin_at_mean(model: MDSA, clips: Clips, config: ModelConfig) -> None:
-    """Let the untrained decoders give the mean colour and the mean level of (some of) the clips.
-
-    Clips are dark and mostly silent, far from 0. Learned from there, that constant is the first thing that
-    the whole network moves for, and it drives the latents into the flat ends of the tanh before they say
-    anything: without this, procedural video stayed at its median for 260 steps.
-
-    Raises:
-        DataError: a clip cannot be read.
-    """
-    video, mel = mean_clip(clips, config, limit=LEVEL_CLIPS)
-    model.video_decoder.to_pixels.bias.copy_(video.mean((0, 2, 3, 4)))
-    model.audio_decoder.to_pixels.bias.copy_(mel.mean((0, 2, 3, 4)))
+CALIBRATION_CLIPS = 64
+"""Training clips, drawn by the seed, whose level and contrast the untrained model begins at."""
 
 
 class AutoencoderStage:
@@ -53,7 +37,7 @@ class AutoencoderStage:
         self.config, self.train, self.device = config, train, device
         self.validation, self.split = (held_out, "held_out") if len(held_out) else (train, "train")
         self.model = MDSA(config.model).to(device)
-        begin_at_mean(self.model, train, config.model)
+        self._calibrate()
         self.frozen: Mapping[str, Mapping[str, Tensor]] = {}
         self.analyse = Analyser(config.model, train)
         self.batches: Iterator[Batch] = iter(())
@@ -74,6 +58,14 @@ class AutoencoderStage:
         if config.train.perceptual_weight > 0:
             console.print("perceptual loss: multi-scale gradient L1, as there is no LPIPS trunk")
         return config, cls(config, train, held_out, device)
+
+    def _calibrate(self) -> None:
+        """Begin at the level and contrast of the clips; weights of a checkpoint replace this."""
+        count = len(self.train)
+        chosen = batch_indices(count, min(count, CALIBRATION_CLIPS), self.config.train.seed, 0).tolist()
+        clips = [self.train.read(i).require(self.config.model.clip) for i in chosen]
+        examples = Analyser(self.config.model)(collate(clips), self.device)
+        self.model.calibrate(examples.video, examples.mel)
 
     def loss(self, step: int) -> dict[str, Tensor]:
         """Terms of the reconstruction loss of update `step`.

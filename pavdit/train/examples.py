@@ -60,33 +60,25 @@ class Analyser:
         return torch.stack([self.known[name] for name in batch.names])
 
 
-def in_order(
-    clips: Clips, batch_size: int, config: ModelConfig, device: torch.device, limit: int | None = None
-) -> Iterator[Examples]:
-    """Every clip of a set (or the first `limit`) once, in its order.
+def in_order(clips: Clips, batch_size: int, config: ModelConfig, device: torch.device) -> Iterator[Examples]:
+    """Every clip of a set once, in its order.
 
     Raises:
         DataError: a clip cannot be read.
     """
     analyse = Analyser(config)
-    count = len(clips) if limit is None else min(limit, len(clips))
-    for first in range(0, count, batch_size):
-        members = range(first, min(first + batch_size, count))
+    for first in range(0, len(clips), batch_size):
+        members = range(first, min(first + batch_size, len(clips)))
         yield analyse(collate([clips.read(i).require(config.clip) for i in members]), device)
 
 
-def mean_clip(clips: Clips, config: ModelConfig, limit: int | None = None) -> tuple[Tensor, Tensor]:
-    """The mean of a set, or its first `limit` clips: ``(1, 3, T, H, W)`` and mel images ``(1, 1, T, M, L)``.
-
-    Raises:
-        DataError: a clip cannot be read.
-    """
-    video, mel, count = torch.zeros(()), torch.zeros(()), 0
-    for examples in in_order(clips, 8, config, torch.device("cpu"), limit):
-        count += len(examples.labels)
+def mean_clip(clips: Clips, config: ModelConfig) -> tuple[Tensor, Tensor]:
+    """The mean of a set: volume ``(1, 3, T, H, W)`` and mel images ``(1, 1, T, M, L)``."""
+    video, mel = torch.zeros(()), torch.zeros(())
+    for examples in in_order(clips, 8, config, torch.device("cpu")):
         video = video + examples.video.sum(0, keepdim=True)
         mel = mel + examples.mel.sum(0, keepdim=True)
-    return video / count, mel / count
+    return video / len(clips), mel / len(clips)
 
 
 _DRAWS, _ORDER = 0, 1  # keep the streams of random numbers apart

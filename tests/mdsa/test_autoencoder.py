@@ -171,3 +171,30 @@ def test_autocast_keeps_the_clip_close(model: MDSA, streams: Streams) -> None:
 def test_bfloat16_weights_run(model: MDSA, streams: Streams) -> None:
     video, audio = (x.bfloat16() for x in streams)
     assert model.bfloat16()(video, audio).audio.isfinite().all()
+
+
+@torch.no_grad()
+def test_calibration_takes_level_and_contrast_out_of_the_tokens_and_puts_the_level_into_the_frames():
+    config = tiny()
+    torch.manual_seed(0)
+    model = MDSA(config)
+    generator = torch.Generator().manual_seed(1)
+    video = torch.randn(3, *model.video_shape, generator=generator) * 0.05 - 0.6
+    video[:, 1] += 0.3
+    audio = torch.randn(3, *model.audio_shape, generator=generator) * 0.3 - 0.8
+    mean = video.mean((0, 2, 3, 4))
+    standard = (video - mean.view(-1, 1, 1, 1)) / (video - mean.view(-1, 1, 1, 1)).square().mean().sqrt()
+    want = model.video_encoder.patch(standard) - model.video_encoder.patch.proj.bias
+    bias = model.video_encoder.patch.proj.bias.clone()
+    model.calibrate(video, audio)
+    torch.testing.assert_close(model.video_encoder.patch(video), want + bias, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.video_decoder.to_pixels.bias, mean)
+    torch.testing.assert_close(model.audio_decoder.to_pixels.bias, audio.mean((0, 2, 3, 4)))
+
+
+@torch.no_grad()
+def test_clips_of_one_colour_can_be_calibrated_on():
+    model = MDSA(tiny())
+    video, audio = torch.full((1, *model.video_shape), -1.0), torch.full((1, *model.audio_shape), -1.0)
+    model.calibrate(video, audio)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
