@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pavdit.nn.rope import RopeTable
 from pavdit.ops import axis_attention, block_attention, gated_residual_adaln
 
 
@@ -47,14 +48,12 @@ class TemporalAttention(SelfAttention):
         rope: ``(2, G, E/2)`` float32, rotary positions over the frames, or None.
     """
 
-    rope: Tensor | None
-
     def __init__(self, width: int, num_heads: int, rope: Tensor | None) -> None:
         super().__init__(width, num_heads)
-        self.register_buffer("rope", rope, persistent=False)
+        self.rope = None if rope is None else RopeTable(rope)
 
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        rope = None if self.rope is None else self.rope.float()
+        rope = None if self.rope is None else self.rope()
         x = axis_attention(
             self.project(x), 1, valid=valid, q_weight=self.q_weight, k_weight=self.k_weight, rope=rope
         )

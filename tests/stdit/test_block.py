@@ -48,7 +48,7 @@ def attention_by_hand(block: Block, h: Tensor, valid: Tensor) -> Tensor:
     k = k * (k.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * module.k_weight
     frame, position = torch.arange(G * N) // N, torch.arange(G * N) % N
     if getattr(module, "rope", None) is not None:
-        cosine, sine = module.rope[:, frame, None].double()  # (G*N, 1, E/2)
+        cosine, sine = module.rope()[:, frame, None].double()  # (G*N, 1, E/2)
         q, k = (
             torch.stack(
                 [x[..., ::2] * cosine - x[..., 1::2] * sine, x[..., ::2] * sine + x[..., 1::2] * cosine], -1
