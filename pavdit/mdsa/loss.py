@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, smooth_l1_loss
 
 from pavdit.mdsa.autoencoder import Reconstruction
 from pavdit.mdsa.bottleneck import Posterior
@@ -33,6 +33,7 @@ def mdsa_loss(
     masks: StreamMasks | None = None,
     *,
     pixel_weight: float = 4.0,
+    l1_beta: float = 0.0,
     perceptual_weight: float = 4.0,
     kl_weight: float = 0.0,
 ) -> dict[str, Tensor]:
@@ -45,6 +46,7 @@ def mdsa_loss(
         frames: ``(B,)``, the frame of each clip that the perceptual term looks at (`draw_frames`).
         masks: samples without a stream do not count in that stream's terms.
         pixel_weight: of the mean absolute error.
+        l1_beta: errors below it count quadratically; 0 is eq. 11's L1.
         perceptual_weight: of `gradient_l1` on one frame.
         kl_weight: 0 in stage 1, 6e-6 in stage 2.
 
@@ -60,7 +62,8 @@ def mdsa_loss(
     )
     for name, got, want, posterior, present in streams:
         got = got.to(want.dtype)
-        l1 = mean_over_present((got - want).abs().flatten(1).mean(1), present)
+        difference = smooth_l1_loss(got, want, beta=l1_beta, reduction="none")  # L1 itself at beta = 0
+        l1 = mean_over_present(difference.flatten(1).mean(1), present)
         perceptual = gradient_l1(frame_of_each(got, frames), frame_of_each(want, frames))
         perceptual = mean_over_present(perceptual, present)
         terms[f"{name}_l1"], terms[f"{name}_perceptual"] = l1, perceptual

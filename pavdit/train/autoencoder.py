@@ -80,7 +80,13 @@ class AutoencoderStage:
         frames = draw_frames(train.batch_size, model.clip.num_frames, random).to(self.device)
         output = self.model(examples.video, examples.mel, masks)
         return mdsa_loss(
-            output, examples.video, examples.mel, frames, masks, perceptual_weight=train.perceptual_weight
+            output,
+            examples.video,
+            examples.mel,
+            frames,
+            masks,
+            perceptual_weight=train.perceptual_weight,
+            l1_beta=train.l1_beta,
         )
 
     def _batch(self, step: int) -> Batch:

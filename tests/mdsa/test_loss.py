@@ -96,3 +96,15 @@ def test_gradient_l1_looks_at_edges_only(offset: float) -> None:
 def test_frames_are_drawn_from_the_whole_clip() -> None:
     frames = draw_frames(200, 4, torch.Generator().manual_seed(0))
     assert frames.shape == (200,) and set(frames.tolist()) == {0, 1, 2, 3}
+
+
+def test_l1_beta_makes_small_errors_quadratic_and_leaves_large_ones_linear():
+    output, video, audio = batch()
+    output = output._replace(video=video + 0.1, audio=audio + 1.0)
+    frames = torch.zeros(3, dtype=torch.long)
+    exact = mdsa_loss(output, video, audio, frames)
+    smooth = mdsa_loss(output, video, audio, frames, l1_beta=0.4)
+    assert exact["video_l1"].item() == pytest.approx(0.1)
+    assert exact["audio_l1"].item() == pytest.approx(1.0)
+    assert smooth["video_l1"].item() == pytest.approx(0.5 * 0.1**2 / 0.4)
+    assert smooth["audio_l1"].item() == pytest.approx(1.0 - 0.5 * 0.4)
