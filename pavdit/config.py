@@ -262,7 +262,7 @@ class TrainConfig(Model):
     ema_decay: float = Field(0.9999, ge=0, lt=1)
     perceptual_weight: float = Field(4.0, ge=0)
     l1_beta: float = Field(0.0, ge=0)
-    """Pixel errors below this count quadratically; 0 is the paper's L1. Short runs on flat pictures want some:
+    """Pixel errors below this count quadratically; 0 is the paper's L1. Short runs on flat pictures want it:
     L1 spends itself on the last percent of a background before it learns a small moving object."""
     tasks: dict[Literal["t2av", "v2a", "a2v", "t2v", "t2a"], float] = {"t2av": 1.0}
     """Share of each task in generator training."""
