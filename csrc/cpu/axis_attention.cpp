@@ -220,6 +220,27 @@ void dots(Rows rows, int64_t count, Rows columns, const AxisShape& shape, const 
           work.lanes);
 }
 
+// Where a product goes: to memory at once where rows are float32 and whole vectors, else to scratch.
+template <typename T>
+Result result_rows(T* target, int64_t along, const Seen* seen, const AxisShape& shape,
+                   const Workspace& work) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    if ((seen == nullptr || seen->all) && shape.width == work.width) return {target, along};
+  }
+  return {work.result, work.width};
+}
+
+// The rest of the way.
+template <typename T>
+void write_rows(Result result, T* target, int64_t along, const Seen* seen, int64_t count,
+                const AxisShape& shape) {
+  if (static_cast<const void*>(result.data) == target) return;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t token = seen == nullptr ? i : (*seen)[i];
+    store_row(result.data + i * result.row, shape.width, target + token * along);
+  }
+}
+
 // Calls body(V{}, query) for all queries, a whole vector at a time.
 template <typename Body>
 inline void over_queries(const Workspace& work, Body body) {
@@ -327,27 +348,26 @@ void forward(const AxisShape& shape, const AxisInputs& in, AxisRows<void*> out, 
                              how.none, work.v);
     dots(k, seen.count, q, shape, work, work.weights);
     softmax(work, seen.count, scale);
-    product({work.weights, 1, work.lanes}, {v.data, v.stride}, {work.result, work.width}, shape.queries,
-            seen.count, work.width);
     T* target = at.first<T>(shape, out, head);
-    for (int64_t i = 0; i < shape.queries; ++i) {
-      store_row(work.result + i * work.width, shape.width, target + i * out.along);
-    }
+    const Result result = result_rows(target, out.along, nullptr, shape, work);
+    product({work.weights, 1, work.lanes}, {v.data, v.stride}, result, shape.queries, seen.count, work.width);
+    write_rows(result, target, out.along, nullptr, shape.queries, shape);
   }
 }
 
-// Through norm and rotation to memory. `source` and `target`: first rows of the problem.
+// The gradient of one of q, k, v: a product, back through norm and rotation, to memory.
 template <typename T>
-void write_gradients(const T* source, int64_t source_along, T* target, int64_t target_along, const Seen* seen,
-                     int64_t count, const AxisShape& shape, const Workspace& work, const Preparation& how,
-                     float* dweight) {
-  for (int64_t i = 0; i < count; ++i) {
+void write_gradient(Left a, Rows b, int64_t terms, const T* source, int64_t source_along, T* target,
+                    int64_t target_along, const Seen* seen, int64_t count, const AxisShape& shape,
+                    const Workspace& work, const Preparation& how, float* dweight) {
+  const Result result = result_rows(target, target_along, seen, shape, work);
+  product(a, {b.data, b.stride}, result, count, terms, work.width);
+  for (int64_t i = 0; i < count && (how.weight != nullptr || how.cosines != nullptr); ++i) {
     const int64_t token = seen == nullptr ? i : (*seen)[i];
-    float* row = work.result + i * work.width;
     if (how.weight != nullptr) load_row(source + token * source_along, shape.width, work.turned);
-    prepare_backward(row, work.turned, work, shape.width, how, token, dweight);
-    store_row(row, shape.width, target + token * target_along);
+    prepare_backward(result.data + i * result.row, work.turned, work, shape.width, how, token, dweight);
   }
+  write_rows(result, target, target_along, seen, count, shape);
 }
 
 template <typename T>
@@ -374,17 +394,12 @@ void backward_problem(const AxisShape& shape, const AxisInputs& in, const AxisGr
   T* dq = at.first<T>(shape, gradients.q, head);
   T* dk = at.first<T>(shape, gradients.k, head);
   T* dv = at.first<T>(shape, gradients.v, head);
-  const Result result{work.result, work.width};
-  product({work.dweights, 1, work.lanes}, {k.data, k.stride}, result, shape.queries, seen.count, work.width);
-  write_gradients(q_source, in.q.along, dq, gradients.q.along, nullptr, shape.queries, shape, work, how.q,
-                  dq_weight);
-  product({work.dweights, work.lanes, 1}, {q.data, q.stride}, result, seen.count, shape.queries, work.width);
-  write_gradients(k_source, in.k.along, dk, gradients.k.along, &seen, seen.count, shape, work, how.k,
-                  dk_weight);
-  product({work.weights, work.lanes, 1}, {grad.data, grad.stride}, result, seen.count, shape.queries,
-          work.width);
-  write_gradients(k_source, in.v.along, dv, gradients.v.along, &seen, seen.count, shape, work, how.none,
-                  nullptr);
+  write_gradient({work.dweights, 1, work.lanes}, k, seen.count, q_source, in.q.along, dq, gradients.q.along,
+                 nullptr, shape.queries, shape, work, how.q, dq_weight);
+  write_gradient({work.dweights, work.lanes, 1}, q, shape.queries, k_source, in.k.along, dk,
+                 gradients.k.along, &seen, seen.count, shape, work, how.k, dk_weight);
+  write_gradient({work.weights, work.lanes, 1}, grad, shape.queries, k_source, in.v.along, dv,
+                 gradients.v.along, &seen, seen.count, shape, work, how.none, nullptr);
   for (int64_t token = 0, j = 0; token < shape.keys && !seen.all; ++token) {
     if (j < seen.count && seen[j] == token) {
       ++j;
