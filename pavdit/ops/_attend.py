@@ -41,3 +41,29 @@ def attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None) -> Tens
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (P, A, N, E)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).to(v.dtype)
+
+
+def attend_backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, valid: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient of `attend` for q, k, v, written out, in float32 (float64 stays).
+
+    Args:
+        grad: gradient of the result, ``(P, Q, A, E)``.
+        q, k, v, valid: as for `attend`.
+    """
+    work = torch.promote_types(q.dtype, torch.float32)
+    grad, q, k, v = (t.to(work).transpose(1, 2) for t in (grad, q, k, v))  # (P, A, N, E)
+    scale = q.shape[-1] ** -0.5
+    if valid is not None:
+        k, v = (t.masked_fill(~valid[:, None, :, None], 0.0) for t in (k, v))
+    scores = q @ k.mT * scale  # (P, A, Q, N)
+    if valid is not None:
+        scores = scores.masked_fill(~valid[:, None, None], -torch.inf)
+    weights = scores.softmax(-1)
+    if valid is not None:
+        weights = weights.masked_fill(~valid[:, None, None], 0.0)  # NaN where no key is valid
+    dweights = grad @ v.mT
+    dscores = weights * (dweights - (weights * dweights).sum(-1, keepdim=True)) * scale
+    dq, dk, dv = dscores @ k, dscores.mT @ q, weights.mT @ grad
+    return dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pavdit.ops._attend import attend
+from pavdit.ops._attend import attend, attend_backward
 from pavdit.ops._checks import check_floating, check_norm_and_rope, check_valid
-from pavdit.ops._library import forbid_gradients
-from pavdit.ops.qk_norm_rope import norm_and_rotate
+from pavdit.ops._library import forbid_gradients, native
+from pavdit.ops.qk_norm_rope import norm_and_rotate, norm_and_rotate_backward
 
 torch.library.define(
     "pavdit::axis_attention",
@@ -19,8 +20,21 @@ torch.library.define(
 torch.library.define(
     "pavdit::axis_query_attention", "(Tensor q, Tensor kv, int axis, Tensor? valid) -> Tensor"
 )
-forbid_gradients("axis_attention")
-forbid_gradients("axis_query_attention")
+torch.library.define(
+    "pavdit::axis_attention_backward",
+    "(Tensor grad, Tensor qkv, int axis, Tensor? valid, Tensor? q_weight, Tensor? k_weight, Tensor? rope)"
+    " -> (Tensor dqkv, Tensor dq_weight, Tensor dk_weight)",
+)
+torch.library.define(
+    "pavdit::axis_query_attention_backward",
+    "(Tensor grad, Tensor q, Tensor kv, int axis, Tensor? valid) -> (Tensor dq, Tensor dkv)",
+)
+for _op in ("axis_attention", "axis_query_attention"):
+    forbid_gradients(_op)
+    forbid_gradients(f"{_op}_backward")
+
+MAX_LEADING, MAX_LENGTH, MAX_WIDTH = 8, 80, 128
+"""The native kernels hold one problem in cache; beyond these sizes PyTorch's attention is as good."""
 
 
 def axis_attention(
@@ -60,7 +74,11 @@ def axis_attention(
     _check_axis("axis_attention", axis, leading)
     check_valid("axis_attention", valid, leading, qkv.device)
     check_norm_and_rope("axis_attention", qkv, leading[axis], q_weight, k_weight, rope)
-    return axis_attention_reference(qkv, axis, valid, q_weight, k_weight, rope)
+    mixed = q_weight is not None and k_weight is not None and q_weight.dtype != k_weight.dtype
+    if mixed or not _served("axis_attention", qkv, axis, rope):
+        return axis_attention_reference(qkv, axis, valid, q_weight, k_weight, rope)
+    dense = (None if t is None else t.contiguous() for t in (q_weight, k_weight, rope))
+    return _AxisAttention.apply(qkv, axis, valid, *dense)
 
 
 def axis_query_attention(q: Tensor, kv: Tensor, axis: int, valid: Tensor | None = None) -> Tensor:
@@ -100,7 +118,20 @@ def axis_query_attention(q: Tensor, kv: Tensor, axis: int, valid: Tensor | None 
             f"got {tuple(q.shape)}"
         )
     check_valid(op, valid, leading, q.device)
-    return axis_query_attention_reference(q, kv, axis, valid)
+    if not _served(op, kv, axis):
+        return axis_query_attention_reference(q, kv, axis, valid)
+    return _AxisQueryAttention.apply(q, kv, axis, valid)
+
+
+def _served(op: str, packed: Tensor, axis: int, rope: Tensor | None = None) -> bool:
+    """Whether the native kernel takes these shapes. It has no gradient for `rope`."""
+    return (
+        native(op, packed)
+        and packed.ndim - 3 <= MAX_LEADING
+        and 1 <= packed.shape[axis] <= MAX_LENGTH
+        and packed.shape[-1] <= MAX_WIDTH
+        and not (rope is not None and rope.requires_grad)
+    )
 
 
 def _check_axis(op: str, axis: int, leading: tuple[int, ...]) -> None:
@@ -152,6 +183,42 @@ def axis_query_attention_reference(q: Tensor, kv: Tensor, axis: int, valid: Tens
     return _grid(out, q.shape[:-3], axis)
 
 
+def _backward_raw(
+    grad: Tensor,
+    qkv: Tensor,
+    axis: int,
+    valid: Tensor | None,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    rope: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    leading = qkv.shape[:-3]
+    q, k, v = _problems(qkv, axis).unbind(2)  # (P, L, A, E)
+    turned = [norm_and_rotate(x, w, rope) for x, w in ((q, q_weight), (k, k_weight))]
+    out_grad = _problems(grad.unsqueeze(-3), axis).squeeze(2)
+    dq, dk, dv = attend_backward(out_grad, *turned, v, _valid_problems(valid, leading, axis))
+    dq, dq_weight = norm_and_rotate_backward(dq, q, q_weight, rope)
+    dk, dk_weight = norm_and_rotate_backward(dk, k, k_weight, rope)
+    parts = [_grid(d, leading, axis) for d in (dq, dk, dv)]
+    dqkv = torch.stack(parts, -3).to(qkv.dtype)
+    if q_weight is None or dq_weight is None or dk_weight is None:
+        return dqkv, qkv.new_empty(0), qkv.new_empty(0)
+    return dqkv, dq_weight.to(q_weight.dtype), dk_weight.to(q_weight.dtype)
+
+
+def _query_backward_raw(
+    grad: Tensor, q: Tensor, kv: Tensor, axis: int, valid: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    k, v = _problems(kv, axis).unbind(2)  # (P, L, A, E)
+    leading = kv.shape[:-3]
+    one, out_grad = (_problems(t, axis).squeeze(2) for t in (q, grad.unsqueeze(-3)))
+    dq, dk, dv = attend_backward(out_grad, one, k, v, _valid_problems(valid, leading, axis))
+    dkv = torch.stack([_grid(d, leading, axis) for d in (dk, dv)], -3).to(kv.dtype)
+    return _grid(dq, q.shape[:-3], axis).unsqueeze(-3).to(q.dtype), dkv
+
+
+torch.library.impl("pavdit::axis_attention_backward", "CompositeExplicitAutograd", _backward_raw)
+torch.library.impl("pavdit::axis_query_attention_backward", "CompositeExplicitAutograd", _query_backward_raw)
 torch.library.impl("pavdit::axis_attention", "CompositeExplicitAutograd", axis_attention_reference)
 torch.library.impl(
     "pavdit::axis_query_attention", "CompositeExplicitAutograd", axis_query_attention_reference
@@ -173,3 +240,63 @@ def _(
 @torch.library.register_fake("pavdit::axis_query_attention")
 def _(q: Tensor, kv: Tensor, axis: int, valid: Tensor | None) -> Tensor:
     return q.new_empty((*q.shape[:-3], *q.shape[-2:]))
+
+
+@torch.library.register_fake("pavdit::axis_attention_backward")
+def _(
+    grad: Tensor,
+    qkv: Tensor,
+    axis: int,
+    valid: Tensor | None,
+    q_weight: Tensor | None,
+    k_weight: Tensor | None,
+    rope: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    weights = [qkv.new_empty(0) if w is None else w.new_empty(w.shape) for w in (q_weight, q_weight)]
+    return qkv.new_empty(qkv.shape), *weights
+
+
+@torch.library.register_fake("pavdit::axis_query_attention_backward")
+def _(grad: Tensor, q: Tensor, kv: Tensor, axis: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), kv.new_empty(kv.shape)
+
+
+class _AxisAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        qkv: Tensor,
+        axis: int,
+        valid: Tensor | None,
+        q_weight: Tensor | None,
+        k_weight: Tensor | None,
+        rope: Tensor | None,
+    ) -> Tensor:
+        # Only the inputs are saved: short problems are computed again faster than read.
+        ctx.save_for_backward(qkv, valid, q_weight, k_weight, rope)
+        ctx.axis = axis
+        return torch.ops.pavdit.axis_attention(qkv, axis, valid, q_weight, k_weight, rope)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        qkv, *others = ctx.saved_tensors
+        dqkv, dq_weight, dk_weight = torch.ops.pavdit.axis_attention_backward(grad, qkv, ctx.axis, *others)
+        if others[1] is None:
+            return dqkv, None, None, None, None, None
+        return dqkv, None, None, dq_weight, dk_weight, None
+
+
+class _AxisQueryAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, kv: Tensor, axis: int, valid: Tensor | None) -> Tensor:
+        ctx.save_for_backward(q, kv, valid)
+        ctx.axis = axis
+        return torch.ops.pavdit.axis_query_attention(q, kv, axis, valid)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        q, kv, valid = ctx.saved_tensors
+        dq, dkv = torch.ops.pavdit.axis_query_attention_backward(grad, q, kv, ctx.axis, valid)
+        return dq, dkv, None, None

@@ -71,6 +71,22 @@ def norm_and_rotate(x: Tensor, weight: Tensor | None, rope: Tensor | None) -> Te
     return y.to(x.dtype)
 
 
+def norm_and_rotate_backward(
+    grad: Tensor, x: Tensor, weight: Tensor | None, rope: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """The gradient of `norm_and_rotate` for x and weight, in the dtype of `grad` (float32 or float64)."""
+    if rope is not None:
+        cos, sin = rope.unbind(0)
+        grad = _rotate(grad, torch.stack((cos, -sin)))
+    if weight is None:
+        return grad, None
+    x = x.to(grad.dtype)
+    rstd = torch.rsqrt(x.square().mean(-1, keepdim=True) + NORM_EPS)
+    xhat, h = x * rstd, grad * weight
+    dx = rstd * (h - xhat * (h * xhat).mean(-1, keepdim=True))
+    return dx, (grad * xhat).flatten(0, -2).sum(0)
+
+
 def _rotate(y: Tensor, rope: Tensor) -> Tensor:
     """Turn every pair of ``(..., N, A, E)`` by its angle."""
     cos, sin = rope.unsqueeze(-2).unbind(0)  # (N, 1, E/2): the same for every head

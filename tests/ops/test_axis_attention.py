@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +24,15 @@ from numerics import assert_equation, assert_no_worse
 from torch import Tensor
 
 from pavdit.ops import axis_attention, axis_query_attention
+from pavdit.ops._library import build_facts, native
+from pavdit.ops.axis_attention import (
+    MAX_LENGTH,
+    MAX_WIDTH,
+    _backward_raw,
+    _query_backward_raw,
+    axis_attention_reference,
+    axis_query_attention_reference,
+)
 
 LOW = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -188,7 +203,7 @@ def test_raw_ops() -> None:
 
 @pytest.mark.parametrize("query", [False, True])
 def test_raw_op_refuses_gradients(query: bool) -> None:
-    qkv = draw(2, 4, 3, 2, 8).requires_grad_()
+    qkv = draw(2, 4, 3, 2, 8, dtype=torch.float32).requires_grad_()
     with pytest.raises(RuntimeError, match="want inputs that need no gradient.*call pavdit.ops.axis_"):
         if query:
             torch.ops.pavdit.axis_query_attention(qkv[:, :1, :1], qkv[:, :, 1:], 1, None)
@@ -206,6 +221,327 @@ def test_compiles_as_one_graph() -> None:
         qkv = draw(batch, 4, 2, 3, 2, 8, dtype=torch.float32)
         valid = draw(batch, 4, 1, seed=1) > 0
         assert_equation(compiled(qkv, valid), both(qkv, valid))
+
+
+# ---- the native kernels: what they return for every shape, against the reference in float64 ----
+
+NATIVE = native("axis_attention", torch.empty(0))
+needs_native = pytest.mark.skipif(not NATIVE, reason="no native library")
+
+
+@dataclass(frozen=True)
+class Call:
+    """Leading shape + (A, E) of one call, and what it comes with."""
+
+    shape: tuple[int, ...]
+    axis: int
+    masked: bool = False
+    normed: bool = False
+    turned: bool = False
+    layout: str = "packed"
+
+
+CALLS = {
+    "one": Call((1, 1, 1), 0),
+    "time": Call((2, 16, 9, 4, 64), 1, turned=True),  # MDSA: frames at one position
+    "time-8": Call((2, 8, 5, 2, 64), 1, turned=True, masked=True),
+    "projector": Call((1, 4, 17, 3, 4, 48), 2),  # MDSA: 16 tokens and their summary
+    "projector-33": Call((33, 3, 2, 2, 48), 0, masked=True),
+    "stdit": Call((2, 6, 16, 3, 64), 1, normed=True),  # STDiT: across the frames of P
+    "stdit-4": Call((1, 4, 16, 2, 72), 1, normed=True, turned=True),
+    "longest": Call((2, 80, 1, 96), 1, masked=True, normed=True, turned=True),
+    "long": Call((2, 69, 2, 64), 1),
+    "widest": Call((3, 5, 2, 128), 1, normed=True),
+    "ragged": Call((3, 13, 2, 3, 37), 1, masked=True, normed=True),
+    "ragged-pairs": Call((2, 3, 11, 1, 6), 2, masked=True, normed=True, turned=True),
+    "strided": Call((3, 7, 4, 2, 40), 1, normed=True, turned=True, layout="strided"),
+    "sparse": Call((3, 7, 4, 2, 24), 1, turned=True, layout="sparse"),  # E has a stride
+    "unaligned": Call((2, 9, 3, 2, 64), 1, turned=True, layout="unaligned"),
+    "no-batch": Call((0, 4, 3, 2, 8), 1, normed=True),
+    "no-heads": Call((2, 4, 3, 0, 8), 1, masked=True),
+    "no-tokens": Call((2, 0, 3, 2, 8), 1),
+    "70000-problems": Call((35_000, 3, 2, 4), 1, masked=True),
+}
+
+
+def laid_out(x: Tensor, layout: str) -> Tensor:
+    """The same values in other places."""
+    if layout == "strided":  # heads before parts, as a view of something longer
+        longer = torch.cat([x, x], -4).transpose(-2, -3).contiguous()
+        return longer.transpose(-2, -3).narrow(-4, 0, x.shape[-4])
+    if layout == "sparse":
+        return torch.stack([x, x], -1)[..., 0]
+    if layout == "unaligned":
+        return torch.cat([x.flatten()[:1], x.flatten()])[1:].view_as(x)
+    return x
+
+
+def inputs_of(call: Call, dtype: torch.dtype, weight_dtype: torch.dtype = torch.float32) -> list[Any]:
+    """Everything that `axis_attention` takes."""
+    leading, (heads, width) = call.shape[:-2], call.shape[-2:]
+    qkv = laid_out(draw(*leading, 3, heads, width, dtype=dtype), call.layout)
+    valid = draw(*leading, seed=1) > -0.3 if call.masked else None
+    if valid is not None and valid.numel() > 0:
+        valid.movedim(call.axis, 0)[:, 0] = False
+    weights = [(1 + 0.2 * draw(width, seed=s)).to(weight_dtype) if call.normed else None for s in (2, 3)]
+    return [qkv, call.axis, valid, *weights, angles(leading[call.axis], width) if call.turned else None]
+
+
+def double(value: Any) -> Any:
+    return value.double() if isinstance(value, Tensor) and value.dtype != torch.bool else value
+
+
+def with_gradients(op: Any, arguments: list[Any], grad: Tensor) -> list[Tensor]:
+    """The result, then the gradients of all floating-point arguments but the table of angles."""
+    leaves = [
+        a.detach().requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() and a.ndim != 3 else a
+        for a in arguments
+    ]
+    out = op(*leaves)
+    wanted = [a for a in leaves if isinstance(a, Tensor) and a.requires_grad]
+    return [out.detach(), *torch.autograd.grad(out, wanted, grad.to(out.dtype))]
+
+
+def assert_as_good_as(reference: Any, op: Any, arguments: list[Any]) -> None:
+    """Forward and backward err at most twice as much as PyTorch's own attention in the dtype given."""
+    exact_arguments = [double(a) for a in arguments]
+    out = op(*arguments)
+    grad = draw(*out.shape, dtype=out.dtype, seed=5)
+    found, plain, exact = (
+        with_gradients(f, a, grad)
+        for f, a in ((op, arguments), (reference, arguments), (reference, exact_arguments))
+    )
+    assert found[0].is_contiguous()
+    for i, tensors in enumerate(zip(found, plain, exact, strict=True)):
+        assert_no_worse(*tensors, what="result" if i == 0 else f"gradient {i}")
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+@pytest.mark.parametrize("name", CALLS)
+def test_accuracy(name: str, dtype: torch.dtype, device: str) -> None:
+    arguments = inputs_of(CALLS[name], dtype)
+    assert_as_good_as(axis_attention_reference, axis_attention, arguments)
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+@pytest.mark.parametrize("name", CALLS)
+def test_query_accuracy(name: str, dtype: torch.dtype, device: str) -> None:
+    qkv, axis, valid, *_ = inputs_of(CALLS[name], dtype)
+    if qkv.shape[axis] == 0:
+        pytest.skip("no query where there is no token")
+    q, kv = qkv.narrow(axis, 0, 1)[..., :1, :, :], qkv[..., 1:, :, :]
+    assert_as_good_as(axis_query_attention_reference, axis_query_attention, [q, kv, axis, valid])
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+def test_accuracy_with_weights_in_the_dtype_of_the_input(dtype: torch.dtype, device: str) -> None:
+    arguments = inputs_of(CALLS["stdit-4"], dtype, dtype)
+    assert_as_good_as(axis_attention_reference, axis_attention, arguments)
+
+
+@needs_native
+@pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
+def test_accuracy_with_less_capable_processors(capability: str) -> None:
+    facts = build_facts()
+    if facts is None or facts.cpu_capability() in ("baseline", capability):
+        pytest.skip("no facts, or this process runs it already")
+    environment = os.environ | {"PAVDIT_CPU_CAPABILITY": capability, "PAVDIT_REQUIRE_KERNELS": "cpu"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", "accuracy and cpu and not less_capable"]
+    run = subprocess.run(
+        [*command, "-p", "no:cacheprovider", str(Path(__file__))],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stdout[-2000:]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("name", ["time-8", "stdit-4", "ragged-pairs", "projector"])
+def test_written_out_gradient_is_autograd(name: str, dtype: torch.dtype) -> None:
+    arguments = inputs_of(CALLS[name], dtype)
+    grad = draw(*CALLS[name].shape, dtype=dtype, seed=5)
+    found = [g for g in _backward_raw(grad, *arguments) if g.numel() > 0]
+    for got, want in zip(found, with_gradients(axis_attention_reference, arguments, grad)[1:], strict=True):
+        assert_equation(got.to(want.dtype), want)
+    qkv, axis, valid, *_ = arguments
+    query = [qkv.narrow(axis, 0, 1)[..., :1, :, :], qkv[..., 1:, :, :], axis, valid]
+    grad = grad.narrow(axis, 0, 1)
+    wanted = with_gradients(axis_query_attention_reference, query, grad)[1:]
+    for got, want in zip(_query_backward_raw(grad, *query), wanted, strict=True):
+        assert_equation(got, want)
+
+
+@pytest.mark.parametrize("name", ["ragged-pairs", "strided", "projector"])
+def test_raw_backward_ops(name: str) -> None:
+    arguments = inputs_of(CALLS[name], torch.bfloat16)
+    grad = draw(*CALLS[name].shape, dtype=torch.bfloat16, seed=5)
+    torch.library.opcheck(torch.ops.pavdit.axis_attention.default, tuple(arguments))
+    torch.library.opcheck(torch.ops.pavdit.axis_attention_backward.default, (grad, *arguments))
+    qkv, axis, valid, *_ = arguments
+    query = (qkv.narrow(axis, 0, 1)[..., :1, :, :], qkv[..., 1:, :, :], axis, valid)
+    torch.library.opcheck(torch.ops.pavdit.axis_query_attention.default, query)
+    torch.library.opcheck(
+        torch.ops.pavdit.axis_query_attention_backward.default, (grad.narrow(axis, 0, 1), *query)
+    )
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+def test_same_bits_in_every_run(device: str) -> None:
+    arguments = inputs_of(Call((301, 6, 3, 16), 1, normed=True), torch.float32)
+    grad = draw(301, 6, 3, 16, dtype=torch.float32)
+    threads = torch.get_num_threads()
+    first = with_gradients(axis_attention, arguments, grad)
+    try:
+        torch.set_num_threads(3)
+        second = with_gradients(axis_attention, arguments, grad)
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+def test_masked_rows_are_never_read(dtype: torch.dtype, device: str) -> None:
+    qkv, axis, valid, *_ = inputs_of(CALLS["projector-33"], dtype)
+    assert valid is not None
+    poisoned = qkv.clone()
+    poisoned[..., 1:, :, :][~valid] = torch.nan
+    poisoned.requires_grad_()
+    out = axis_attention(poisoned, axis, valid)
+    assert torch.equal(out, axis_attention(qkv, axis, valid))
+    (dqkv,) = torch.autograd.grad(out.float().square().sum(), poisoned)
+    assert bool((dqkv[..., 1:, :, :][~valid] == 0).all())
+    assert bool(dqkv.isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+def test_what_is_not_a_number_stays_in_its_problem(dtype: torch.dtype) -> None:
+    qkv = draw(3, 8, 3, 2, 64, dtype=dtype)
+    qkv[1, 4, 0, 1, 5] = torch.nan  # one query
+    qkv[2, 3, 1, 0, 7] = torch.nan  # one key
+    broken = axis_attention(qkv, 1).isnan().all(-1)
+    want = torch.zeros(3, 8, 2, dtype=torch.bool)
+    want[1, 4, 1] = True
+    want[2, :, 0] = True
+    assert torch.equal(broken, want)
+
+
+def test_large_scores_do_not_overflow() -> None:
+    qkv = draw(2, 8, 3, 2, 16, dtype=torch.float32)
+    qkv[..., :2, :, :] *= 1e4
+    out = axis_attention(qkv, 1)
+    assert_no_worse(
+        out, axis_attention_reference(qkv, 1, None, None, None, None), axis_attention(qkv.double(), 1)
+    )
+
+
+@pytest.mark.parametrize("needs", ["qkv", "weights"])
+def test_expanded_and_missing_gradients(needs: str) -> None:
+    arguments = inputs_of(CALLS["stdit"], torch.float32)
+    grads = []
+    for op in (axis_attention, axis_attention_reference):
+        leaves = [a.clone() if isinstance(a, Tensor) else a for a in arguments]
+        wanted = leaves[:1] if needs == "qkv" else leaves[3:5]
+        for leaf in wanted:
+            leaf.requires_grad_()
+        op(*leaves).sum().backward()  # the gradient of sum is one number, expanded
+        grads.append([leaf.grad for leaf in wanted])
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-4)
+
+
+def test_rope_that_learns_and_mixed_weights_take_the_reference() -> None:
+    qkv, axis, _, q_weight, k_weight, rope = inputs_of(CALLS["stdit-4"], torch.bfloat16)
+    rope.requires_grad_()
+    axis_attention(qkv, axis, None, q_weight, k_weight.bfloat16(), rope).sum().backward()
+    assert rope.grad is not None
+
+
+@pytest.mark.parametrize("shape", [(2, MAX_LENGTH + 1, 3, 1, 8), (1, 4, 3, 1, MAX_WIDTH + 8)], ids=str)
+def test_beyond_the_native_sizes_the_reference_serves(shape: tuple[int, ...]) -> None:
+    qkv = draw(*shape, dtype=torch.float32)
+    assert_equation(axis_attention(qkv, 1), axis_attention_reference(qkv, 1, None, None, None, None))
+
+
+def test_compiles_with_gradients_as_one_graph() -> None:
+    arguments = inputs_of(CALLS["ragged-pairs"], torch.float32)
+    grad = draw(*CALLS["ragged-pairs"].shape, dtype=torch.float32, seed=5)
+    compiled = torch.compile(axis_attention, fullgraph=True)
+    pairs = zip(
+        with_gradients(compiled, arguments, grad),
+        with_gradients(axis_attention, arguments, grad),
+        strict=True,
+    )
+    for got, want in pairs:
+        assert_equation(got, want)
+
+
+def test_two_threads_at_once() -> None:
+    qkv = draw(50, 8, 3, 4, 64, dtype=torch.float32)
+    want = axis_attention(qkv, 1)
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda _: axis_attention(qkv, 1), range(32)))
+    assert all(torch.equal(result, want) for result in results)
+
+
+@needs_native
+def test_has_no_second_derivative() -> None:
+    qkv = draw(2, 4, 3, 2, 8, dtype=torch.float32).requires_grad_()
+    (dqkv,) = torch.autograd.grad(axis_attention(qkv, 1).square().sum(), qkv, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        dqkv.sum().backward()
+
+
+RAW = torch.zeros(2, 4, 3, 2, 8)
+RAW_ERRORS: dict[str, tuple[dict[str, Any], str]] = {
+    "dtype": ({"qkv": RAW.double()}, "want the input in float32, bfloat16 or float16"),
+    "packed": ({"qkv": RAW[:, :, :2]}, r"want \(...,3,A,E\) with 1..8 leading axes .*got \(2, 4, 2, 2, 8\)"),
+    "rank": ({"qkv": RAW[0, 0]}, r"want \(...,3,A,E\) .*got \(3, 2, 8\)"),
+    "axis": ({"axis": 2}, "want .* and axis = 2 one of them"),
+    "negative axis": ({"axis": -1}, "want .* and axis = -1 one of them"),
+    "long": ({"qkv": torch.zeros(1, 81, 3, 1, 8)}, "want 1..80 tokens .*got 81 and 8"),
+    "empty": ({"qkv": RAW[:, :0]}, "want 1..80 tokens .*got 0 and 8"),
+    "valid": ({"valid": torch.ones(3, dtype=torch.bool)}, r"want valid in bool, broadcastable .*got \(3\)"),
+    "valid dtype": ({"valid": torch.ones(4)}, "want valid in bool"),
+    "one weight": ({"q_weight": torch.ones(8)}, "want both of q_weight and k_weight or neither"),
+    "weights": ({"q_weight": torch.ones(7), "k_weight": torch.ones(7)}, r"want q_weight and k_weight \(E,\)"),
+    "rope": ({"rope": torch.ones(2, 5, 4)}, r"want rope \(2,L,E/2\) .*L = 4 and E = 8, got \(2, 5, 4\)"),
+    "rope dtype": ({"rope": torch.ones(2, 4, 4).half()}, r"want rope \(2,L,E/2\) in float32"),
+}
+
+
+@needs_native
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(("change", "text"), RAW_ERRORS.values(), ids=RAW_ERRORS.keys())
+def test_raw_error_text(change: dict[str, Any], text: str, backward: bool) -> None:
+    names = ("qkv", "axis", "valid", "q_weight", "k_weight", "rope")
+    arguments = [({"qkv": RAW, "axis": 1} | change).get(name) for name in names]
+    with pytest.raises(RuntimeError, match=f"axis_attention: {text}"):
+        if backward:
+            torch.ops.pavdit.axis_attention_backward(RAW[:, :, 0], *arguments)
+        else:
+            torch.ops.pavdit.axis_attention(*arguments)
+
+
+@needs_native
+@pytest.mark.parametrize("grad", [RAW[:, :, 0, :1], RAW[:, :, 0].half(), RAW], ids=["shape", "dtype", "rank"])
+def test_raw_backward_error_text(grad: Tensor) -> None:
+    with pytest.raises(RuntimeError, match=r"axis_attention_backward: want grad \(...,A,E\) in the dtype"):
+        torch.ops.pavdit.axis_attention_backward(grad, RAW, 1, None, None, None, None)
+
+
+@needs_native
+@pytest.mark.parametrize(
+    "q",
+    [RAW[:, :, :1], RAW[:1, :1, :1], RAW[:, :1, :2], RAW[:, :1, :1].half()],
+    ids=["L", "B", "parts", "dtype"],
+)
+def test_raw_query_error_text(q: Tensor) -> None:
+    with pytest.raises(RuntimeError, match=r"axis_query_attention: want q \(...,1,A,E\) of length 1"):
+        torch.ops.pavdit.axis_query_attention(q, RAW[:, :, 1:], 1, None)
 
 
 GOOD = torch.zeros(2, 4, 3, 2, 8)
