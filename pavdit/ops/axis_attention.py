@@ -77,8 +77,10 @@ def axis_attention(
     mixed = q_weight is not None and k_weight is not None and q_weight.dtype != k_weight.dtype
     if mixed or not _served("axis_attention", qkv, axis, rope):
         return axis_attention_reference(qkv, axis, valid, q_weight, k_weight, rope)
-    dense = (None if t is None else t.contiguous() for t in (q_weight, k_weight, rope))
-    return _AxisAttention.apply(qkv, axis, valid, *dense)
+    dense = [None if t is None else t.contiguous() for t in (q_weight, k_weight, rope)]
+    if torch.is_grad_enabled():
+        return _AxisAttention.apply(qkv, axis, valid, *dense)
+    return torch.ops.pavdit.axis_attention(qkv, axis, valid, *dense)
 
 
 def axis_query_attention(q: Tensor, kv: Tensor, axis: int, valid: Tensor | None = None) -> Tensor:
@@ -120,7 +122,9 @@ def axis_query_attention(q: Tensor, kv: Tensor, axis: int, valid: Tensor | None 
     check_valid(op, valid, leading, q.device)
     if not _served(op, kv, axis):
         return axis_query_attention_reference(q, kv, axis, valid)
-    return _AxisQueryAttention.apply(q, kv, axis, valid)
+    if torch.is_grad_enabled():
+        return _AxisQueryAttention.apply(q, kv, axis, valid)
+    return torch.ops.pavdit.axis_query_attention(q, kv, axis, valid)
 
 
 def _served(op: str, packed: Tensor, axis: int, rope: Tensor | None = None) -> bool:
@@ -194,9 +198,9 @@ def _backward_raw(
 ) -> tuple[Tensor, Tensor, Tensor]:
     leading = qkv.shape[:-3]
     q, k, v = _problems(qkv, axis).unbind(2)  # (P, L, A, E)
-    turned = [norm_and_rotate(x, w, rope) for x, w in ((q, q_weight), (k, k_weight))]
+    turned_q, turned_k = norm_and_rotate(q, q_weight, rope), norm_and_rotate(k, k_weight, rope)
     out_grad = _problems(grad.unsqueeze(-3), axis).squeeze(2)
-    dq, dk, dv = attend_backward(out_grad, *turned, v, _valid_problems(valid, leading, axis))
+    dq, dk, dv = attend_backward(out_grad, turned_q, turned_k, v, _valid_problems(valid, leading, axis))
     dq, dq_weight = norm_and_rotate_backward(dq, q, q_weight, rope)
     dk, dk_weight = norm_and_rotate_backward(dk, k, k_weight, rope)
     parts = [_grid(d, leading, axis) for d in (dq, dk, dv)]
@@ -252,8 +256,8 @@ def _(
     k_weight: Tensor | None,
     rope: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    weights = [qkv.new_empty(0) if w is None else w.new_empty(w.shape) for w in (q_weight, q_weight)]
-    return qkv.new_empty(qkv.shape), *weights
+    like = qkv.new_empty(0) if q_weight is None else q_weight
+    return qkv.new_empty(qkv.shape), like.new_empty(like.shape), like.new_empty(like.shape)
 
 
 @torch.library.register_fake("pavdit::axis_query_attention_backward")
