@@ -55,7 +55,8 @@ def demo(configs: Path, output: Path) -> int:
     print("3/3 generating")
     pipeline = Pipeline.from_pretrained(runs[1])
     names = pipeline.config.text.class_names
-    clips = [pipeline(names[i % len(names)], seed=i)[0] for i in range(NUM_CLIPS)]
+    spread = [names[i * len(names) // NUM_CLIPS] for i in range(NUM_CLIPS)]
+    clips = [pipeline(name, seed=i)[0] for i, name in enumerate(spread)]
     paths = [
         clip.save(output / f"{i}-{clip.provenance['prompt'].replace(' ', '-')}.mp4")
         for i, clip in enumerate(clips)
