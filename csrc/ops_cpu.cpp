@@ -7,6 +7,7 @@
 #include "axis_views.h"
 #include "capability.h"
 #include "checks.h"
+#include "gated_residual_adaln.h"
 
 namespace pavdit {
 namespace {
@@ -49,9 +50,19 @@ const cpu::AdalnModulate& adaln_kernels() {
   }
 }
 
+// Stage two of the sums over rows, for one gradient or for two (null: one).
+void sum_partials(const PartialSums& sums, void* first, void* second) {
+  const auto& kernels = adaln_kernels();
+  torch::stable::parallel_for(0, sums.rows, rows_per_task(2 * sums.width * sums.chunks),
+                              [&](int64_t begin, int64_t end) {
+                                Scratch scratch(cpu::kAdalnScratchRows * sums.width);
+                                kernels.sum_partials(sums, first, second, scratch.data(), begin, end);
+                              });
+}
+
 std::tuple<Tensor, Tensor> adaln_modulate(const Tensor& x_any, const Tensor& shift_any,
                                           const Tensor& scale_any, double eps) {
-  const AdalnShape shape = adaln_shape(x_any, scale_any);
+  const AdalnShape shape = adaln_shape("adaln_modulate", x_any, scale_any);
   check_like(shift_any, scale_any, "adaln_modulate", "shift");
   const Tensor x = torch::stable::contiguous(x_any);
   const Tensor shift = with_dense_rows(shift_any), scale = with_dense_rows(scale_any);
@@ -60,7 +71,7 @@ std::tuple<Tensor, Tensor> adaln_modulate(const Tensor& x_any, const Tensor& shi
 
   const auto& kernels = adaln_kernels();
   const void* x_data = x.const_data_ptr();
-  const Modulation shift_rows = modulation(shift), scale_rows = modulation(scale);
+  const Modulation shift_rows = modulation(shape, shift), scale_rows = modulation(shape, scale);
   void* out_data = out.mutable_data_ptr();
   float* stats_data = static_cast<float*>(stats.mutable_data_ptr());
   torch::stable::parallel_for(0, shape.all_rows(), rows_per_task(shape.width),
@@ -74,9 +85,9 @@ std::tuple<Tensor, Tensor> adaln_modulate(const Tensor& x_any, const Tensor& shi
 
 std::tuple<Tensor, Tensor, Tensor> adaln_modulate_backward(const Tensor& grad_any, const Tensor& x_any,
                                                            const Tensor& scale_any, const Tensor& stats) {
-  const AdalnShape shape = adaln_shape(x_any, scale_any);
+  const AdalnShape shape = adaln_shape("adaln_modulate_backward", x_any, scale_any);
   check_like(grad_any, x_any, "adaln_modulate_backward", "grad");
-  check_stats(stats, shape);
+  check_stats("adaln_modulate_backward", stats, shape);
   const Tensor grad = torch::stable::contiguous(grad_any), x = torch::stable::contiguous(x_any);
   const Tensor scale = with_dense_rows(scale_any);
   Tensor dx = torch::stable::new_empty(x, x.sizes());
@@ -88,10 +99,9 @@ std::tuple<Tensor, Tensor, Tensor> adaln_modulate_backward(const Tensor& grad_an
 
   const auto& kernels = adaln_kernels();
   const void *grad_data = grad.const_data_ptr(), *x_data = x.const_data_ptr();
-  const Modulation scale_rows = modulation(scale);
+  const Modulation scale_rows = modulation(shape, scale);
   const float* stats_data = static_cast<const float*>(stats.const_data_ptr());
-  void *dx_data = dx.mutable_data_ptr(), *dshift_data = dshift.mutable_data_ptr();
-  void* dscale_data = dscale.mutable_data_ptr();
+  void* dx_data = dx.mutable_data_ptr();
   float* partial_data = static_cast<float*>(partial.mutable_data_ptr());
   torch::stable::parallel_for(0, all_chunks, rows_per_task(shape.width * cpu::kAdalnRowsPerChunk),
                               [&](int64_t begin, int64_t end) {
@@ -99,12 +109,8 @@ std::tuple<Tensor, Tensor, Tensor> adaln_modulate_backward(const Tensor& grad_an
                                 kernels.backward(shape, grad_data, x_data, scale_rows, stats_data, dx_data,
                                                  partial_data, scratch.data(), begin, end);
                               });
-  torch::stable::parallel_for(0, shape.modulation_batch * shape.groups,
-                              rows_per_task(2 * shape.width * chunks), [&](int64_t begin, int64_t end) {
-                                Scratch scratch(cpu::kAdalnScratchRows * shape.width);
-                                kernels.sum_partials(shape, partial_data, dshift_data, dscale_data,
-                                                     scratch.data(), begin, end);
-                              });
+  sum_partials(partial_sums(shape, scale_rows, partial_data, chunks, 2, 0), dshift.mutable_data_ptr(),
+               dscale.mutable_data_ptr());
   return {dx, dshift, dscale};
 }
 
@@ -211,6 +217,110 @@ std::tuple<Tensor, Tensor> axis_query_attention_backward(const Tensor& grad_any,
   return {dq, dkv};
 }
 
+// ---- gated_residual_adaln ----
+
+const cpu::GatedResidualAdalnKernels& gated_residual_adaln_kernels() {
+  switch (cpu::capability()) {
+#if defined(PAVDIT_X86)
+    case cpu::Capability::kAvx512Bf16:
+      return cpu::avx512bf16::gated_residual_adaln;
+    case cpu::Capability::kAvx512:
+      return cpu::avx512::gated_residual_adaln;
+    case cpu::Capability::kAvx2:
+      return cpu::avx2::gated_residual_adaln;
+#endif
+    default:
+      return cpu::baseline::gated_residual_adaln;
+  }
+}
+
+std::tuple<Tensor, Tensor, Tensor> gated_residual_adaln(const Tensor& x_any, const Tensor& y_any,
+                                                        const std::optional<Tensor>& gate_any,
+                                                        const Tensor& shift_any, const Tensor& scale_any,
+                                                        double eps) {
+  const char* op = "gated_residual_adaln";
+  const Tensor gate = with_dense_rows(gate_any.value_or(scale_any));  // no gate: never read
+  const AdalnShape shape = adaln_shape(op, x_any, scale_any, gate);
+  check_like(y_any, x_any, op, "y");
+  check_like(shift_any, scale_any, op, "shift");
+  const Tensor x = torch::stable::contiguous(x_any), y = torch::stable::contiguous(y_any);
+  const Tensor shift = with_dense_rows(shift_any), scale = with_dense_rows(scale_any);
+  Tensor residual = torch::stable::new_empty(x, x.sizes()),
+         modulated = torch::stable::new_empty(x, x.sizes());
+  Tensor stats = torch::stable::new_empty(x, {x.size(0), x.size(1), x.size(2), 2}, ScalarType::Float);
+  const GatedResidualAdaln call = {x.const_data_ptr(),
+                                   y.const_data_ptr(),
+                                   gate_any ? modulation(shape, gate) : Modulation{},
+                                   modulation(shape, shift),
+                                   modulation(shape, scale),
+                                   float(eps),
+                                   residual.mutable_data_ptr(),
+                                   modulated.mutable_data_ptr(),
+                                   static_cast<float*>(stats.mutable_data_ptr())};
+  const auto& kernels = gated_residual_adaln_kernels();
+  torch::stable::parallel_for(0, shape.all_rows(), rows_per_task(shape.width),
+                              [&](int64_t begin, int64_t end) {
+                                Scratch scratch(cpu::kAdalnScratchRows * shape.width);
+                                kernels.forward(shape, call, scratch.data(), begin, end);
+                              });
+  return {residual, modulated, stats};
+}
+
+// dy and dgate are empty where there is no gate: dy is dx then.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gated_residual_adaln_backward(
+    const std::optional<Tensor>& grad_residual_any, const Tensor& grad_modulated_any,
+    const Tensor& residual_any, const std::optional<Tensor>& y_any, const std::optional<Tensor>& gate_any,
+    const Tensor& scale_any, const Tensor& stats) {
+  const char* op = "gated_residual_adaln_backward";
+  const bool gated = gate_any.has_value();
+  STD_TORCH_CHECK(gated == y_any.has_value(), op, ": want both of y and gate or neither, got only ",
+                  gated ? "gate" : "y");
+  const Tensor gate = with_dense_rows(gate_any.value_or(scale_any));  // no gate: never read
+  const AdalnShape shape = adaln_shape(op, residual_any, scale_any, gate);
+  check_like(grad_modulated_any, residual_any, op, "grad_modulated");
+  if (grad_residual_any) check_like(*grad_residual_any, residual_any, op, "grad_residual");
+  if (gated) check_like(*y_any, residual_any, op, "y");
+  check_stats(op, stats, shape);
+  const Tensor residual = torch::stable::contiguous(residual_any);
+  const Tensor grad_modulated = torch::stable::contiguous(grad_modulated_any);
+  const Tensor grad_residual = torch::stable::contiguous(grad_residual_any.value_or(grad_modulated_any));
+  const Tensor y = torch::stable::contiguous(y_any.value_or(residual_any)),
+               scale = with_dense_rows(scale_any);
+  Tensor dx = torch::stable::new_empty(residual, residual.sizes());
+  Tensor dshift = torch::stable::new_empty(scale, scale.sizes());
+  Tensor dscale = torch::stable::new_empty(scale, scale.sizes());
+  Tensor dy =
+      gated ? torch::stable::new_empty(residual, residual.sizes()) : torch::stable::new_empty(residual, {0});
+  Tensor dgate = gated ? torch::stable::new_empty(gate, gate.sizes()) : torch::stable::new_empty(gate, {0});
+  const int64_t chunks = adaln_chunks(shape, cpu::kGatedRowsPerChunk);
+  const int64_t all_chunks = shape.batch * shape.groups * chunks;
+  Tensor partial =
+      torch::stable::new_empty(residual, {all_chunks, gated ? 3 : 2, shape.width}, ScalarType::Float);
+  const GatedResidualAdalnBackward call = {grad_residual_any ? grad_residual.const_data_ptr() : nullptr,
+                                           grad_modulated.const_data_ptr(),
+                                           residual.const_data_ptr(),
+                                           gated ? y.const_data_ptr() : nullptr,
+                                           gated ? modulation(shape, gate) : Modulation{},
+                                           modulation(shape, scale),
+                                           static_cast<const float*>(stats.const_data_ptr()),
+                                           dx.mutable_data_ptr(),
+                                           gated ? dy.mutable_data_ptr() : nullptr,
+                                           static_cast<float*>(partial.mutable_data_ptr())};
+  const auto& kernels = gated_residual_adaln_kernels();
+  torch::stable::parallel_for(0, all_chunks, rows_per_task(shape.width * cpu::kGatedRowsPerChunk),
+                              [&](int64_t begin, int64_t end) {
+                                Scratch scratch(cpu::kAdalnScratchRows * shape.width);
+                                kernels.backward(shape, call, scratch.data(), begin, end);
+                              });
+  sum_partials(partial_sums(shape, call.scale, call.partial, chunks, call.sums(), 0),
+               dshift.mutable_data_ptr(), dscale.mutable_data_ptr());
+  if (gated) {
+    sum_partials(partial_sums(shape, call.gate, call.partial, chunks, call.sums(), 2),
+                 dgate.mutable_data_ptr(), nullptr);
+  }
+  return {dx, dy, dgate, dshift, dscale};
+}
+
 }  // namespace
 }  // namespace pavdit
 
@@ -221,4 +331,6 @@ STABLE_TORCH_LIBRARY_IMPL(pavdit, CPU, m) {
   m.impl("axis_attention_backward", TORCH_BOX(&pavdit::axis_attention_backward));
   m.impl("axis_query_attention", TORCH_BOX(&pavdit::axis_query_attention));
   m.impl("axis_query_attention_backward", TORCH_BOX(&pavdit::axis_query_attention_backward));
+  m.impl("gated_residual_adaln", TORCH_BOX(&pavdit::gated_residual_adaln));
+  m.impl("gated_residual_adaln_backward", TORCH_BOX(&pavdit::gated_residual_adaln_backward));
 }

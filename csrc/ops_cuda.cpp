@@ -5,9 +5,11 @@
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
 
+#include <optional>
 #include <tuple>
 
 #include "checks.h"
+#include "gated_residual_adaln.h"
 
 namespace pavdit {
 namespace {
@@ -24,7 +26,7 @@ cudaStream_t current_stream(const Tensor& t) {
 
 std::tuple<Tensor, Tensor> adaln_modulate(const Tensor& x_any, const Tensor& shift_any,
                                           const Tensor& scale_any, double eps) {
-  const AdalnShape shape = adaln_shape(x_any, scale_any);
+  const AdalnShape shape = adaln_shape("adaln_modulate", x_any, scale_any);
   check_like(shift_any, scale_any, "adaln_modulate", "shift");
   const DeviceGuard guard(x_any.get_device_index());
   const Tensor x = torch::stable::contiguous(x_any);
@@ -32,16 +34,16 @@ std::tuple<Tensor, Tensor> adaln_modulate(const Tensor& x_any, const Tensor& shi
   Tensor out = torch::stable::new_empty(x, x.sizes());
   Tensor stats = torch::stable::new_empty(x, {x.size(0), x.size(1), x.size(2), 2}, ScalarType::Float);
   STD_CUDA_CHECK(cuda::adaln_modulate_forward(
-      shape, x.const_data_ptr(), modulation(shift), modulation(scale), float(eps), out.mutable_data_ptr(),
-      static_cast<float*>(stats.mutable_data_ptr()), current_stream(x)));
+      shape, x.const_data_ptr(), modulation(shape, shift), modulation(shape, scale), float(eps),
+      out.mutable_data_ptr(), static_cast<float*>(stats.mutable_data_ptr()), current_stream(x)));
   return {out, stats};
 }
 
 std::tuple<Tensor, Tensor, Tensor> adaln_modulate_backward(const Tensor& grad_any, const Tensor& x_any,
                                                            const Tensor& scale_any, const Tensor& stats) {
-  const AdalnShape shape = adaln_shape(x_any, scale_any);
+  const AdalnShape shape = adaln_shape("adaln_modulate_backward", x_any, scale_any);
   check_like(grad_any, x_any, "adaln_modulate_backward", "grad");
-  check_stats(stats, shape);
+  check_stats("adaln_modulate_backward", stats, shape);
   const DeviceGuard guard(x_any.get_device_index());
   const Tensor grad = torch::stable::contiguous(grad_any), x = torch::stable::contiguous(x_any);
   const Tensor scale = with_dense_rows(scale_any);
@@ -51,10 +53,94 @@ std::tuple<Tensor, Tensor, Tensor> adaln_modulate_backward(const Tensor& grad_an
   const int64_t chunks = shape.batch * shape.groups * adaln_chunks(shape, cuda::adaln_rows_per_chunk(shape));
   Tensor partial = torch::stable::new_empty(x, {chunks, 2, shape.width}, ScalarType::Float);
   STD_CUDA_CHECK(cuda::adaln_modulate_backward(
-      shape, grad.const_data_ptr(), x.const_data_ptr(), modulation(scale),
+      shape, grad.const_data_ptr(), x.const_data_ptr(), modulation(shape, scale),
       static_cast<const float*>(stats.const_data_ptr()), dx.mutable_data_ptr(), dshift.mutable_data_ptr(),
       dscale.mutable_data_ptr(), static_cast<float*>(partial.mutable_data_ptr()), current_stream(x)));
   return {dx, dshift, dscale};
+}
+
+// ---- gated_residual_adaln ----
+
+std::tuple<Tensor, Tensor, Tensor> gated_residual_adaln(const Tensor& x_any, const Tensor& y_any,
+                                                        const std::optional<Tensor>& gate_any,
+                                                        const Tensor& shift_any, const Tensor& scale_any,
+                                                        double eps) {
+  const char* op = "gated_residual_adaln";
+  const Tensor gate = with_dense_rows(gate_any.value_or(scale_any));  // no gate: never read
+  const AdalnShape shape = adaln_shape(op, x_any, scale_any, gate);
+  check_like(y_any, x_any, op, "y");
+  check_like(shift_any, scale_any, op, "shift");
+  const DeviceGuard guard(x_any.get_device_index());
+  const Tensor x = torch::stable::contiguous(x_any), y = torch::stable::contiguous(y_any);
+  const Tensor shift = with_dense_rows(shift_any), scale = with_dense_rows(scale_any);
+  Tensor residual = torch::stable::new_empty(x, x.sizes()),
+         modulated = torch::stable::new_empty(x, x.sizes());
+  Tensor stats = torch::stable::new_empty(x, {x.size(0), x.size(1), x.size(2), 2}, ScalarType::Float);
+  const GatedResidualAdaln call = {x.const_data_ptr(),
+                                   y.const_data_ptr(),
+                                   gate_any ? modulation(shape, gate) : Modulation{},
+                                   modulation(shape, shift),
+                                   modulation(shape, scale),
+                                   float(eps),
+                                   residual.mutable_data_ptr(),
+                                   modulated.mutable_data_ptr(),
+                                   static_cast<float*>(stats.mutable_data_ptr())};
+  STD_CUDA_CHECK(cuda::gated_residual_adaln_forward(shape, call, current_stream(x)));
+  return {residual, modulated, stats};
+}
+
+// dy and dgate are empty where there is no gate: dy is dx then.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gated_residual_adaln_backward(
+    const std::optional<Tensor>& grad_residual_any, const Tensor& grad_modulated_any,
+    const Tensor& residual_any, const std::optional<Tensor>& y_any, const std::optional<Tensor>& gate_any,
+    const Tensor& scale_any, const Tensor& stats) {
+  const char* op = "gated_residual_adaln_backward";
+  const bool gated = gate_any.has_value();
+  STD_TORCH_CHECK(gated == y_any.has_value(), op, ": want both of y and gate or neither, got only ",
+                  gated ? "gate" : "y");
+  const Tensor gate = with_dense_rows(gate_any.value_or(scale_any));  // no gate: never read
+  const AdalnShape shape = adaln_shape(op, residual_any, scale_any, gate);
+  check_like(grad_modulated_any, residual_any, op, "grad_modulated");
+  if (grad_residual_any) check_like(*grad_residual_any, residual_any, op, "grad_residual");
+  if (gated) check_like(*y_any, residual_any, op, "y");
+  check_stats(op, stats, shape);
+  const DeviceGuard guard(residual_any.get_device_index());
+  const Tensor residual = torch::stable::contiguous(residual_any);
+  const Tensor grad_modulated = torch::stable::contiguous(grad_modulated_any);
+  const Tensor grad_residual = torch::stable::contiguous(grad_residual_any.value_or(grad_modulated_any));
+  const Tensor y = torch::stable::contiguous(y_any.value_or(residual_any)),
+               scale = with_dense_rows(scale_any);
+  Tensor dx = torch::stable::new_empty(residual, residual.sizes());
+  Tensor dshift = torch::stable::new_empty(scale, scale.sizes());
+  Tensor dscale = torch::stable::new_empty(scale, scale.sizes());
+  Tensor dy =
+      gated ? torch::stable::new_empty(residual, residual.sizes()) : torch::stable::new_empty(residual, {0});
+  Tensor dgate = gated ? torch::stable::new_empty(gate, gate.sizes()) : torch::stable::new_empty(gate, {0});
+  const int64_t chunks = adaln_chunks(shape, cuda::adaln_rows_per_chunk(shape));
+  const int64_t all_chunks = shape.batch * shape.groups * chunks;
+  Tensor partial =
+      torch::stable::new_empty(residual, {all_chunks, gated ? 3 : 2, shape.width}, ScalarType::Float);
+  const GatedResidualAdalnBackward call = {grad_residual_any ? grad_residual.const_data_ptr() : nullptr,
+                                           grad_modulated.const_data_ptr(),
+                                           residual.const_data_ptr(),
+                                           gated ? y.const_data_ptr() : nullptr,
+                                           gated ? modulation(shape, gate) : Modulation{},
+                                           modulation(shape, scale),
+                                           static_cast<const float*>(stats.const_data_ptr()),
+                                           dx.mutable_data_ptr(),
+                                           gated ? dy.mutable_data_ptr() : nullptr,
+                                           static_cast<float*>(partial.mutable_data_ptr())};
+  const cudaStream_t stream = current_stream(residual);
+  STD_CUDA_CHECK(cuda::gated_residual_adaln_backward(shape, call, stream));
+  STD_CUDA_CHECK(
+      cuda::adaln_sum_partials(partial_sums(shape, call.scale, call.partial, chunks, call.sums(), 0),
+                               dshift.mutable_data_ptr(), dscale.mutable_data_ptr(), stream));
+  if (gated) {
+    STD_CUDA_CHECK(
+        cuda::adaln_sum_partials(partial_sums(shape, call.gate, call.partial, chunks, call.sums(), 2),
+                                 dgate.mutable_data_ptr(), nullptr, stream));
+  }
+  return {dx, dy, dgate, dshift, dscale};
 }
 
 }  // namespace
@@ -63,4 +149,6 @@ std::tuple<Tensor, Tensor, Tensor> adaln_modulate_backward(const Tensor& grad_an
 STABLE_TORCH_LIBRARY_IMPL(pavdit, CUDA, m) {
   m.impl("adaln_modulate", TORCH_BOX(&pavdit::adaln_modulate));
   m.impl("adaln_modulate_backward", TORCH_BOX(&pavdit::adaln_modulate_backward));
+  m.impl("gated_residual_adaln", TORCH_BOX(&pavdit::gated_residual_adaln));
+  m.impl("gated_residual_adaln_backward", TORCH_BOX(&pavdit::gated_residual_adaln_backward));
 }

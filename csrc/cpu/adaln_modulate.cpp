@@ -2,57 +2,10 @@
 // table at the end is all that leaves this file. The equations stand in adaln_modulate.h.
 #include "adaln_modulate.h"
 
-#include "vec.h"
+#include "adaln.h"
 
 namespace pavdit::cpu::PAVDIT_ISA {
 namespace {
-
-const void* modulation_row(const AdalnShape& shape, Modulation m, int64_t group) {
-  const int64_t offset = group / shape.groups * m.batch_stride + group % shape.groups * m.group_stride;
-  const int64_t bytes = shape.modulation_dtype == DType::kFloat32 ? 4 : 2;
-  return static_cast<const char*>(m.data) + offset * bytes;
-}
-
-// row[i] = offset + m[i] in float32, for the group with this index in [0, B * G).
-void read_modulation(const AdalnShape& shape, Modulation m, int64_t group, float offset, float* row) {
-  const void* source = modulation_row(shape, m, group);
-  const auto convert = [&](const auto* values) {
-    over_columns(shape.width,
-                 [&](auto v, int, int64_t i) { store(row + i, offset + load<decltype(v)>(values + i)); });
-  };
-  switch (shape.modulation_dtype) {
-    case DType::kFloat32:
-      return convert(static_cast<const float*>(source));
-    case DType::kBFloat16:
-      return convert(static_cast<const BFloat16*>(source));
-    case DType::kFloat16:
-      return convert(static_cast<const Float16*>(source));
-  }
-}
-
-template <typename T>
-void forward_row(const T* x, int64_t width, const float* gain, const float* shift, float eps, T* out,
-                 float* stats, float* row) {
-  Sum sum;
-  over_columns(width, [&](auto v, int slot, int64_t i) {
-    const auto value = load<decltype(v)>(x + i);
-    store(row + i, value);  // so that the 16-bit types are converted once
-    sum.add(slot, value);
-  });
-  const float mean = sum.total() / float(width);
-  Sum squares;  // a second pass over the row in cache: E[x^2] - mean^2 would cancel
-  over_columns(width, [&](auto v, int slot, int64_t i) {
-    const auto centred = load<decltype(v)>(row + i) - mean;
-    squares.add(slot, centred * centred);
-  });
-  const float rstd = 1.0f / __builtin_sqrtf(squares.total() / float(width) + eps);
-  over_columns(width, [&](auto v, int, int64_t i) {
-    using V = decltype(v);
-    store(out + i, (load<V>(row + i) - mean) * rstd * load<V>(gain + i) + load<V>(shift + i));
-  });
-  stats[0] = mean;
-  stats[1] = rstd;
-}
 
 template <typename T>
 void forward(const AdalnShape& shape, const T* x, Modulation shift, Modulation scale, float eps, T* out,
@@ -65,34 +18,10 @@ void forward(const AdalnShape& shape, const T* x, Modulation shift, Modulation s
       read_modulation(shape, scale, r / shape.rows, 1.0f, gain);
       read_modulation(shape, shift, r / shape.rows, 0.0f, offset);
     }
-    forward_row(x + r * width, width, gain, offset, eps, out + r * width, stats + 2 * r, scratch + 2 * width);
+    const T* row = x + r * width;
+    forward_row([&](auto v, int64_t i) { return load<decltype(v)>(row + i); }, width, gain, offset, eps,
+                out + r * width, stats + 2 * r, scratch + 2 * width);
   }
-}
-
-// Adds the row's share to dshift and dscale and writes dx.
-template <typename T>
-void backward_row(const T* grad, const T* x, int64_t width, const float* gain, const float* stats, T* dx,
-                  float* dshift, float* dscale, float* row_h, float* row_xhat) {
-  const float mean = stats[0], rstd = stats[1];
-  Sum sum_h, sum_h_xhat;
-  over_columns(width, [&](auto v, int slot, int64_t i) {
-    using V = decltype(v);
-    const V g = load<V>(grad + i);
-    const V xhat = (load<V>(x + i) - mean) * rstd;
-    const V h = g * load<V>(gain + i);
-    store(dshift + i, load<V>(dshift + i) + g);
-    store(dscale + i, load<V>(dscale + i) + g * xhat);
-    store(row_h + i, h);
-    store(row_xhat + i, xhat);
-    sum_h.add(slot, h);
-    sum_h_xhat.add(slot, h * xhat);
-  });
-  const float mean_h = sum_h.total() / float(width);
-  const float mean_h_xhat = sum_h_xhat.total() / float(width);
-  over_columns(width, [&](auto v, int, int64_t i) {
-    using V = decltype(v);
-    store(dx + i, rstd * (load<V>(row_h + i) - mean_h - load<V>(row_xhat + i) * mean_h_xhat));
-  });
 }
 
 template <typename T>
@@ -108,37 +37,37 @@ void backward(const AdalnShape& shape, const T* grad, const T* x, Modulation sca
     const int64_t first = chunk % chunks * kAdalnRowsPerChunk;
     const int64_t last = first + kAdalnRowsPerChunk < shape.rows ? first + kAdalnRowsPerChunk : shape.rows;
     for (int64_t r = group * shape.rows + first; r < group * shape.rows + last; ++r) {
-      backward_row(grad + r * width, x + r * width, width, scratch, stats + 2 * r, dx + r * width, dshift,
-                   dscale, scratch + width, scratch + 2 * width);
+      T* row = dx + r * width;
+      backward_row(grad + r * width, x + r * width, width, scratch, stats + 2 * r, dshift, dscale,
+                   scratch + width, scratch + 2 * width, [&](auto v, int64_t i) { store(row + i, v); });
     }
   }
 }
 
 // Compensated (Kahan), because thousands of chunks may be added up one by one.
 template <typename T>
-void sum_partials(const AdalnShape& shape, const float* partial, T* dshift, T* dscale, float* scratch,
-                  int64_t begin, int64_t end) {
-  const int64_t width = shape.width, chunks = adaln_chunks(shape, kAdalnRowsPerChunk);
-  const int64_t copies = shape.batch / shape.modulation_batch;  // B where the batch shares the modulation
-  float *sums = scratch, *lost = scratch + 2 * width;
+void sum_partials(const PartialSums& sums, T* first, T* second, float* scratch, int64_t begin, int64_t end) {
+  const int64_t width = sums.width, columns = second == nullptr ? width : 2 * width;
+  float *total = scratch, *lost = scratch + 2 * width;
   for (int64_t m = begin; m < end; ++m) {
     over_columns(4 * width, [&](auto zero, int, int64_t i) { store(scratch + i, zero); });
-    for (int64_t copy = 0; copy < copies; ++copy) {
-      const float* source = partial + (m + copy * shape.groups) * chunks * 2 * width;
-      for (int64_t chunk = 0; chunk < chunks; ++chunk, source += 2 * width) {
-        over_columns(2 * width, [&](auto v, int, int64_t i) {
+    for (int64_t copy = 0; copy < sums.copies; ++copy) {
+      for (int64_t chunk = 0; chunk < sums.chunks; ++chunk) {
+        const int64_t all_chunks = (copy * sums.rows + m) * sums.chunks + chunk;
+        const float* source = sums.partial + all_chunks * sums.stride + sums.column;
+        over_columns(columns, [&](auto v, int, int64_t i) {
           using V = decltype(v);
-          const V sum = load<V>(sums + i), term = load<V>(source + i) - load<V>(lost + i);
+          const V sum = load<V>(total + i), term = load<V>(source + i) - load<V>(lost + i);
           const V next = sum + term;
           store(lost + i, (next - sum) - term);
-          store(sums + i, next);
+          store(total + i, next);
         });
       }
     }
     over_columns(width, [&](auto v, int, int64_t i) {
       using V = decltype(v);
-      store(dshift + m * width + i, load<V>(sums + i));
-      store(dscale + m * width + i, load<V>(sums + width + i));
+      store(first + m * width + i, load<V>(total + i));
+      if (second != nullptr) store(second + m * width + i, load<V>(total + width + i));
     });
   }
 }
@@ -147,51 +76,28 @@ void sum_partials(const AdalnShape& shape, const float* partial, T* dshift, T* d
 
 void forward_any(const AdalnShape& shape, const void* x, Modulation shift, Modulation scale, float eps,
                  void* out, float* stats, float* scratch, int64_t begin, int64_t end) {
-  const auto run = [&](auto* typed_out) {
-    forward(shape, static_cast<decltype(typed_out)>(const_cast<void*>(x)), shift, scale, eps, typed_out,
-            stats, scratch, begin, end);
-  };
-  switch (shape.dtype) {
-    case DType::kFloat32:
-      return run(static_cast<float*>(out));
-    case DType::kBFloat16:
-      return run(static_cast<BFloat16*>(out));
-    case DType::kFloat16:
-      return run(static_cast<Float16*>(out));
-  }
+  with_type(shape.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::Type;
+    forward(shape, static_cast<const T*>(x), shift, scale, eps, static_cast<T*>(out), stats, scratch, begin,
+            end);
+  });
 }
 
 void backward_any(const AdalnShape& shape, const void* grad, const void* x, Modulation scale,
                   const float* stats, void* dx, float* partial, float* scratch, int64_t begin, int64_t end) {
-  const auto run = [&](auto* typed_dx) {
-    using T = decltype(typed_dx);
-    backward(shape, static_cast<T>(const_cast<void*>(grad)), static_cast<T>(const_cast<void*>(x)), scale,
-             stats, typed_dx, partial, scratch, begin, end);
-  };
-  switch (shape.dtype) {
-    case DType::kFloat32:
-      return run(static_cast<float*>(dx));
-    case DType::kBFloat16:
-      return run(static_cast<BFloat16*>(dx));
-    case DType::kFloat16:
-      return run(static_cast<Float16*>(dx));
-  }
+  with_type(shape.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::Type;
+    backward(shape, static_cast<const T*>(grad), static_cast<const T*>(x), scale, stats, static_cast<T*>(dx),
+             partial, scratch, begin, end);
+  });
 }
 
-void sum_partials_any(const AdalnShape& shape, const float* partial, void* dshift, void* dscale,
-                      float* scratch, int64_t begin, int64_t end) {
-  const auto run = [&](auto* typed_dshift) {
-    sum_partials(shape, partial, typed_dshift, static_cast<decltype(typed_dshift)>(dscale), scratch, begin,
-                 end);
-  };
-  switch (shape.modulation_dtype) {
-    case DType::kFloat32:
-      return run(static_cast<float*>(dshift));
-    case DType::kBFloat16:
-      return run(static_cast<BFloat16*>(dshift));
-    case DType::kFloat16:
-      return run(static_cast<Float16*>(dshift));
-  }
+void sum_partials_any(const PartialSums& sums, void* first, void* second, float* scratch, int64_t begin,
+                      int64_t end) {
+  with_type(sums.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::Type;
+    sum_partials(sums, static_cast<T*>(first), static_cast<T*>(second), scratch, begin, end);
+  });
 }
 
 }  // namespace

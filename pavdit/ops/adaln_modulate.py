@@ -74,17 +74,17 @@ def _check(x: Tensor, shift: Tensor, scale: Tensor) -> None:
 
 def adaln_modulate_reference(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
     """The op in plain PyTorch."""
-    return _forward(x, shift, scale, eps)[0]
+    return forward_with_stats(x, shift, scale, eps)[0]
 
 
-def _grouped(x: Tensor, groups: int) -> Tensor:
+def grouped(x: Tensor, groups: int) -> Tensor:
     """``(B, F, N, D)`` to ``(B, G, F/G, N, D)`` in float32 (float64 stays)."""
     work = torch.promote_types(x.dtype, torch.float32)
     return x.to(work).unflatten(1, (groups, x.shape[1] // groups))
 
 
-def _forward(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    rows = _grouped(x, shift.shape[1])  # (B, G, F/G, N, D)
+def forward_with_stats(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    rows = grouped(x, shift.shape[1])  # (B, G, F/G, N, D)
     variance, mean = torch.var_mean(rows, -1, correction=0, keepdim=True)
     rstd = torch.rsqrt(variance + eps)
     gain = 1 + scale.to(rows.dtype)[:, :, None, None]  # (B or 1, G, 1, 1, D)
@@ -94,20 +94,28 @@ def _forward(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> tuple[Tenso
 
 
 def _forward_raw(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    out, stats = _forward(x, shift, scale, eps)
+    out, stats = forward_with_stats(x, shift, scale, eps)
     return out.contiguous(), stats
 
 
-def _backward_raw(grad: Tensor, x: Tensor, scale: Tensor, stats: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def gradients_in_float32(
+    grad: Tensor, x: Tensor, scale: Tensor, stats: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x (not rounded yet), shift and scale."""
     groups = scale.shape[1]
-    g, rows = _grouped(grad, groups), _grouped(x, groups)  # (B, G, F/G, N, D)
-    mean, rstd = _grouped(stats, groups).split(1, -1)
+    g, rows = grouped(grad, groups), grouped(x, groups)  # (B, G, F/G, N, D)
+    mean, rstd = grouped(stats, groups).split(1, -1)
     xhat = (rows - mean) * rstd
     h = g * (1 + scale.to(g.dtype)[:, :, None, None])
     dx = rstd * (h - h.mean(-1, keepdim=True) - xhat * (h * xhat).mean(-1, keepdim=True))
     dshift = g.sum((2, 3)).sum_to_size(scale.shape)
     dscale = (g * xhat).sum((2, 3)).sum_to_size(scale.shape)
-    return dx.flatten(1, 2).to(x.dtype).contiguous(), dshift.to(scale.dtype), dscale.to(scale.dtype)
+    return dx.flatten(1, 2), dshift.to(scale.dtype), dscale.to(scale.dtype)
+
+
+def _backward_raw(grad: Tensor, x: Tensor, scale: Tensor, stats: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    dx, dshift, dscale = gradients_in_float32(grad, x, scale, stats)
+    return dx.to(x.dtype).contiguous(), dshift, dscale
 
 
 torch.library.impl("pavdit::adaln_modulate", "CompositeExplicitAutograd", _forward_raw)

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from pavdit.ops._checks import check_beside, check_floating
-from pavdit.ops._library import forbid_gradients
-from pavdit.ops.adaln_modulate import adaln_modulate, adaln_modulate_reference
+from pavdit.ops._library import forbid_gradients, native
+from pavdit.ops.adaln_modulate import (
+    adaln_modulate,
+    adaln_modulate_reference,
+    forward_with_stats,
+    gradients_in_float32,
+    grouped,
+)
 
 torch.library.define(
     "pavdit::gated_residual_adaln",
-    "(Tensor x, Tensor y, Tensor? gate, Tensor shift, Tensor scale, float eps) -> (Tensor, Tensor)",
+    "(Tensor x, Tensor y, Tensor? gate, Tensor shift, Tensor scale, float eps)"
+    " -> (Tensor residual, Tensor modulated, Tensor stats)",
+)
+torch.library.define(
+    "pavdit::gated_residual_adaln_backward",
+    "(Tensor? grad_residual, Tensor grad_modulated, Tensor residual, Tensor? y, Tensor? gate, Tensor scale,"
+    " Tensor stats) -> (Tensor dx, Tensor dy, Tensor dgate, Tensor dshift, Tensor dscale)",
 )
 forbid_gradients("gated_residual_adaln")
+forbid_gradients("gated_residual_adaln_backward")
 
 
 def gated_residual_adaln(
@@ -55,8 +70,16 @@ def gated_residual_adaln(
         raise ValueError(f"{op}: want scale {tuple(shift.shape)} as shift, got {tuple(scale.shape)}")
     if shift.dtype != scale.dtype:
         raise TypeError(f"{op}: want scale {shift.dtype} as shift, got {scale.dtype}")
-    residual = _residual(x, y, gate)
-    return residual, adaln_modulate(residual, shift, scale, eps)
+    given = (x, y, shift, scale) if gate is None else (x, y, gate, shift, scale)
+    if not native(op, *given):
+        residual = _residual(x, y, gate)
+        return residual, adaln_modulate(residual, shift, scale, eps)
+    if gate is not None and gate.dtype != shift.dtype:  # the kernels read one dtype of modulation
+        gate, shift, scale = gate.float(), shift.float(), scale.float()
+    if torch.is_grad_enabled():
+        return _GatedResidualAdaln.apply(x, y, gate, shift, scale, eps)
+    residual, modulated, _ = torch.ops.pavdit.gated_residual_adaln(x, y, gate, shift, scale, eps)
+    return residual, modulated
 
 
 def _check_groups(op: str, name: str, tensor: Tensor, x: Tensor) -> None:
@@ -86,18 +109,92 @@ def gated_residual_adaln_reference(
     return residual, adaln_modulate_reference(residual, shift, scale, eps)
 
 
-def _raw(
+def _forward_raw(
     x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    residual, modulated = gated_residual_adaln_reference(x, y, gate, shift, scale, eps)
-    return residual.contiguous(), modulated.contiguous()
+) -> tuple[Tensor, Tensor, Tensor]:
+    residual = _residual(x, y, gate).contiguous()
+    modulated, stats = forward_with_stats(residual, shift, scale, eps)
+    return residual, modulated.contiguous(), stats
 
 
-torch.library.impl("pavdit::gated_residual_adaln", "CompositeExplicitAutograd", _raw)
+def _through_gate(grad: Tensor, y: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of `y` and `gate`, where `grad` is that of the residual."""
+    groups = gate.shape[1]
+    g = grouped(grad, groups)  # (B, G, F/G, N, D)
+    dy = (gate.to(g.dtype)[:, :, None, None] * g).flatten(1, 2).to(y.dtype).contiguous()
+    return dy, (g * grouped(y, groups)).sum((2, 3)).sum_to_size(gate.shape).to(gate.dtype)
+
+
+def _backward_raw(
+    grad_residual: Tensor | None,
+    grad_modulated: Tensor,
+    residual: Tensor,
+    y: Tensor | None,
+    gate: Tensor | None,
+    scale: Tensor,
+    stats: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    through_norm, dshift, dscale = gradients_in_float32(grad_modulated, residual, scale, stats)
+    total = through_norm if grad_residual is None else through_norm + grad_residual
+    if y is None or gate is None:
+        dy, dgate = residual.new_empty(0), scale.new_empty(0)
+    else:
+        dy, dgate = _through_gate(total, y, gate)
+    return total.to(residual.dtype).contiguous(), dy, dgate, dshift, dscale
+
+
+torch.library.impl("pavdit::gated_residual_adaln", "CompositeExplicitAutograd", _forward_raw)
+torch.library.impl("pavdit::gated_residual_adaln_backward", "CompositeExplicitAutograd", _backward_raw)
 
 
 @torch.library.register_fake("pavdit::gated_residual_adaln")
 def _(
     x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(x.shape)
+) -> tuple[Tensor, Tensor, Tensor]:
+    stats = x.new_empty((*x.shape[:3], 2), dtype=torch.promote_types(x.dtype, torch.float32))
+    return x.new_empty(x.shape), x.new_empty(x.shape), stats
+
+
+@torch.library.register_fake("pavdit::gated_residual_adaln_backward")
+def _(
+    grad_residual: Tensor | None,
+    grad_modulated: Tensor,
+    residual: Tensor,
+    y: Tensor | None,
+    gate: Tensor | None,
+    scale: Tensor,
+    stats: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dx, dshift, dscale = (t.new_empty(t.shape) for t in (residual, scale, scale))
+    if gate is None:
+        return dx, residual.new_empty(0), scale.new_empty(0), dshift, dscale
+    return dx, residual.new_empty(residual.shape), gate.new_empty(gate.shape), dshift, dscale
+
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, None]
+
+
+class _GatedResidualAdaln(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        residual, modulated, stats = torch.ops.pavdit.gated_residual_adaln(x, y, gate, shift, scale, eps)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(residual, None if gate is None else y, gate, scale, stats)
+        return residual, modulated
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_residual: Tensor | None, grad_modulated: Tensor | None) -> Gradients:
+        residual, y, gate, scale, stats = ctx.saved_tensors
+        if grad_modulated is not None:
+            dx, dy, dgate, dshift, dscale = torch.ops.pavdit.gated_residual_adaln_backward(
+                grad_residual, grad_modulated, residual, y, gate, scale, stats
+            )
+        elif grad_residual is not None:  # nobody used the norm
+            dx, dshift, dscale = grad_residual, None, None
+            dy, dgate = (dx, None) if gate is None else _through_gate(dx, y, gate)
+        else:
+            return None, None, None, None, None, None
+        return (dx, dx, None, dshift, dscale, None) if gate is None else (dx, dy, dgate, dshift, dscale, None)

@@ -1,0 +1,96 @@
+// What the CPU kernels of adaln_modulate and gated_residual_adaln share: one row of the norm, forward and
+// backward. The equations stand in adaln_modulate.h. Internal linkage for the reason that vec.h gives.
+#pragma once
+
+#include "adaln_modulate.h"
+#include "vec.h"
+
+namespace pavdit {
+namespace {
+
+template <typename T>
+struct Tag {
+  using Type = T;
+};
+
+// Calls run(Tag<T>{}).
+template <typename Run>
+inline void with_type(DType dtype, Run run) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return run(Tag<float>{});
+    case DType::kBFloat16:
+      return run(Tag<BFloat16>{});
+    case DType::kFloat16:
+      return run(Tag<Float16>{});
+  }
+}
+
+// row[i] = offset + m[i] in float32, for the group with this index in [0, B * G).
+inline void read_modulation(const AdalnShape& shape, Modulation m, int64_t group, float offset, float* row) {
+  const int64_t start =
+      group / shape.groups * m.batch_stride + group % shape.groups / m.share * m.group_stride;
+  with_type(shape.modulation_dtype, [&](auto tag) {
+    const auto* values = static_cast<const typename decltype(tag)::Type*>(m.data) + start;
+    over_columns(shape.width,
+                 [&](auto v, int, int64_t i) { store(row + i, offset + load<decltype(v)>(values + i)); });
+  });
+}
+
+// source(V{}, i) gives the columns of the row from i on, and is asked once for each.
+template <typename T, typename Source>
+inline __attribute__((always_inline)) void forward_row(Source source, int64_t width, const float* gain,
+                                                       const float* shift, float eps, T* out, float* stats,
+                                                       float* row) {
+  Sum sum;
+  over_columns(width, [&](auto v, int slot, int64_t i) {
+    const auto value = source(v, i);
+    store(row + i, value);  // so that the 16-bit types are converted once
+    sum.add(slot, value);
+  });
+  const float mean = sum.total() / float(width);
+  Sum squares;  // a second pass over the row in cache: E[x^2] - mean^2 would cancel
+  over_columns(width, [&](auto v, int slot, int64_t i) {
+    const auto centred = load<decltype(v)>(row + i) - mean;
+    squares.add(slot, centred * centred);
+  });
+  const float rstd = 1.0f / __builtin_sqrtf(squares.total() / float(width) + eps);
+  over_columns(width, [&](auto v, int, int64_t i) {
+    using V = decltype(v);
+    store(out + i, (load<V>(row + i) - mean) * rstd * load<V>(gain + i) + load<V>(shift + i));
+  });
+  stats[0] = mean;
+  stats[1] = rstd;
+}
+
+// Adds the row's share to dshift and dscale and calls sink(dx, i) with the columns of dx from i on.
+template <typename T, typename Sink>
+inline __attribute__((always_inline)) void backward_row(const T* grad, const T* x, int64_t width,
+                                                        const float* gain, const float* stats, float* dshift,
+                                                        float* dscale, float* row_h, float* row_xhat,
+                                                        Sink sink) {
+  const float mean = stats[0], rstd = stats[1];
+  Sum sum_h, sum_h_xhat;
+  over_columns(width, [&](auto v, int slot, int64_t i) {
+    using V = decltype(v);
+    const V g = load<V>(grad + i);
+    const V xhat = (load<V>(x + i) - mean) * rstd;
+    const V h = g * load<V>(gain + i);
+    store(dshift + i, load<V>(dshift + i) + g);
+    store(dscale + i, load<V>(dscale + i) + g * xhat);
+    store(row_h + i, h);
+    store(row_xhat + i, xhat);
+    sum_h.add(slot, h);
+    sum_h_xhat.add(slot, h * xhat);
+  });
+  const float mean_h = sum_h.total() / float(width);
+  const float mean_h_xhat = sum_h_xhat.total() / float(width);
+  over_columns(width, [&](auto v, int, int64_t i) {
+    using V = decltype(v);
+    const V dx = rstd * (load<V>(row_h + i) - mean_h - load<V>(row_xhat + i) * mean_h_xhat);
+    sink(dx, i);
+  });
+}
+
+}  // namespace
+}  // namespace pavdit
