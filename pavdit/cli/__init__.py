@@ -2,7 +2,7 @@
 
 import os
 
-# Threads that wait for each other at the end of every parallel loop sleep instead of spinning. Beside any other
-# busy process on the same cores, spinning ones are preempted while the rest wait for them: one update of `tiny`
-# took 100 s instead of 0.5 s on two cores. OpenMP reads this when torch is loaded.
+# Threads that wait for each other at the end of a parallel loop sleep instead of spinning. Beside another busy
+# process on the same cores, spinning ones are preempted while the rest wait for them, and training stalls.
+# OpenMP reads this when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
