@@ -2,7 +2,7 @@
 
 import os
 
-# Threads that wait for each other at the end of a parallel loop sleep instead of spinning. Beside another busy
-# process on the same cores, spinning ones are preempted while the rest wait for them, and training stalls.
+# Threads that wait at the end of a parallel loop sleep instead of spinning: beside another busy process
+# on the same cores, spinning ones are preempted while the rest wait for them, and training all but stops.
 # OpenMP reads this when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
