@@ -5,10 +5,10 @@ The same in PyTorch, for x = qkv[..., 0, :, :] with q_weight and x = qkv[..., 1,
     y = x * rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * weight
     out[2i], out[2i+1] = y[2i] * cos_i - y[2i+1] * sin_i, y[2i] * sin_i + y[2i+1] * cos_i
 
-Cost: the forward reads and writes qkv once. The backward reads grad and qkv and writes dqkv; beside that every
-program writes 2E float32 of partial weight gradients, which are summed afterwards: no atomics, the same bits in
-every run. About 10 flops an element: bound by memory. A row is one vector of E; the rows of out come in the
-order (token, part, head), so a program's rows are one run of memory, whatever share of it is q, k or v.
+Cost: the forward reads and writes qkv once. The backward reads grad and qkv and writes dqkv; beside that
+every program writes 2E float32 of partial weight gradients, which are summed afterwards: no atomics, the same
+bits in every run. About 10 flops an element: bound by memory. A row is one vector of E; the rows of out come
+in the order (token, part, head), so a program's rows are one run of memory, whatever share is q, k or v.
 """
 
 from __future__ import annotations
