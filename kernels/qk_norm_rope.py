@@ -121,7 +121,7 @@ def qk_norm_rope_bwd_kernel(
     k_weight,  # [E]
     rope,  # [2, N, E/2] float32, read where ROPE
     dqkv,  # [S, N, 3, A, E], dense
-    dweights,  # [programs, 4, COLUMNS / 2] float32: firsts and seconds of dq_weight, then of dk_weight
+    dweights,  # [programs, 2, COLUMNS] float32: the program's share of dq_weight and dk_weight
     rows,  # S * N * 3 * A
     length,  # N
     sequence_stride,
@@ -168,12 +168,11 @@ def qk_norm_rope_bwd_kernel(
         dk_first += tl.where(is_k, g_first * first, 0.0)
         dk_second += tl.where(is_k, g_second * second, 0.0)
 
-    partial = dweights + tl.program_id(0).to(tl.int64) * (2 * COLUMNS) + pair
-    everywhere = pair < COLUMNS // 2
-    tl.store(partial, tl.sum(dq_first, 0), mask=everywhere)
-    tl.store(partial + COLUMNS // 2, tl.sum(dq_second, 0), mask=everywhere)
-    tl.store(partial + COLUMNS, tl.sum(dk_first, 0), mask=everywhere)
-    tl.store(partial + COLUMNS + COLUMNS // 2, tl.sum(dk_second, 0), mask=everywhere)
+    partial = dweights + tl.program_id(0).to(tl.int64) * (2 * COLUMNS) + column
+    dq = tl.reshape(tl.join(tl.sum(dq_first, 0), tl.sum(dq_second, 0)), (COLUMNS,))
+    dk = tl.reshape(tl.join(tl.sum(dk_first, 0), tl.sum(dk_second, 0)), (COLUMNS,))
+    tl.store(partial, dq, mask=column < WIDTH)
+    tl.store(partial + COLUMNS, dk, mask=column < WIDTH)
 
 
 def _sequences(qkv: torch.Tensor) -> torch.Tensor:
@@ -246,8 +245,7 @@ def qk_norm_rope_backward(
     tile = blocks(width)
     rows = sequences * length * 3 * heads
     programs = triton.cdiv(rows, tile["ROWS"] * BACKWARD_TILES)
-    pairs = tile["COLUMNS"] // 2
-    partial = torch.empty(programs, 2, 2, pairs, dtype=torch.float32, device=qkv.device)
+    partial = torch.empty(programs, 2, tile["COLUMNS"], dtype=torch.float32, device=qkv.device)
     with torch.cuda.device_of(qkv):
         qk_norm_rope_bwd_kernel[(programs,)](
             grad,
@@ -267,5 +265,5 @@ def qk_norm_rope_backward(
             **tile,
             num_warps=NUM_WARPS,
         )
-    dq_weight, dk_weight = partial.sum(0).mT.flatten(1)[:, :width]  # (2, pairs, first or second) to (2, E)
+    dq_weight, dk_weight = (partial[:, part, :width].sum(0) for part in (0, 1))
     return dqkv, dq_weight.to(q_weight.dtype), dk_weight.to(k_weight.dtype)
