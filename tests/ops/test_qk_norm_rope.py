@@ -79,11 +79,11 @@ class Case:
 
 CASES = {
     "one": Case((1, 3, 1, 2)),
-    "model": Case((4, 4, 3, 18, 64)),  # xl: temporal, four frames
-    "small": Case((1, 64, 3, 3, 64)),  # spatial, one frame
+    "model": Case((2, 4, 3, 18, 64)),  # xl: temporal, four frames
+    "small": Case((1, 36, 3, 3, 64)),
     "spatial": Case((4, 256, 3, 18, 64), programs=False),
     "norm-only": Case((2, 9, 3, 2, 48), rope=False),
-    "ragged": Case((3, 7, 3, 5, 70)),
+    "ragged": Case((2, 7, 3, 3, 70)),
     "odd-width": Case((2, 7, 3, 3, 37), rope=False),
     "width-1": Case((2, 5, 3, 2, 1), rope=False),
     "widest": Case((2, 5, 3, 2, 128)),
@@ -147,8 +147,8 @@ def test_accuracy(name: str, dtype: str, weights: str, device: str) -> None:
     case = CASES[name]
     if weights == "fp32" and dtype == "fp32":
         pytest.skip("the same as weights=same")
-    if INTERPRETED and not case.programs:
-        pytest.skip("too many programs for the interpreter")
+    if INTERPRETED and (not case.programs or (dtype == "fp16" and name != "ragged")):
+        pytest.skip("too long in the interpreter")
     inputs = inputs_of(case, DTYPES[dtype], DTYPES["fp32" if weights == "fp32" else dtype], device)
     exact_inputs, rope = tuple(t.double() for t in inputs), table_of(case, device)
     with torch.no_grad():
@@ -234,10 +234,10 @@ def test_a_broken_vector_breaks_no_other(device: str) -> None:
         table_of(CASES["ragged"], device),
     )
     want = qk_norm_rope(*inputs, rope)
-    inputs[0][1, 2, 0, 3] = torch.nan
+    inputs[0][1, 2, 0, 2] = torch.nan
     broken = qk_norm_rope(*inputs, rope)
-    assert bool(broken[1, 2, 0, 3].isnan().all())
-    broken[1, 2, 0, 3] = want[1, 2, 0, 3]
+    assert bool(broken[1, 2, 0, 2].isnan().all())
+    broken[1, 2, 0, 2] = want[1, 2, 0, 2]
     assert torch.equal(broken, want)
 
 
