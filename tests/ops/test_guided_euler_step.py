@@ -235,9 +235,10 @@ def test_cuda_captured_step_reads_its_numbers_at_replay_and_never_waits() -> Non
     target = torch.tensor([True, True, False, True, False, True], device="cuda")
     assert native("guided_euler_step_", latent)
     static = latent.clone()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     torch.cuda.set_sync_debug_mode("error")
     try:
-        stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
             guided_euler_step_(static, velocity, dt, scale, target)
     finally:
