@@ -185,6 +185,7 @@ def _raw(
     latent: Tensor, velocity: Tensor, dt: Tensor, guidance_scale: Tensor, target: Tensor | None, reflect: bool
 ) -> None:
     refuse_gradients("guided_euler_step_", latent, velocity, dt, guidance_scale)
+    _check(latent, velocity, dt, guidance_scale, target)
     latent.copy_(guided_euler_step_reference(latent, velocity, dt, guidance_scale, target, reflect))
 
 

@@ -123,16 +123,29 @@ def _rotate(y: Tensor, rope: Tensor) -> Tensor:
     return torch.view_as_real(turned).flatten(-2)
 
 
+def _forward_raw(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None) -> Tensor:
+    _check(qkv, q_weight, k_weight, rope)
+    return qk_norm_rope_reference(qkv, q_weight, k_weight, rope)
+
+
+def _check_grad(grad: Tensor, qkv: Tensor) -> None:
+    op = "qk_norm_rope_backward"
+    check_floating(op, qkv=qkv, grad=grad)
+    if grad.shape != qkv.shape:
+        raise ValueError(f"{op}: want grad {tuple(qkv.shape)} as qkv, got {tuple(grad.shape)}")
+
+
 def _backward_raw(
     grad: Tensor, qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
+    _check(qkv, q_weight, k_weight, rope)
+    _check_grad(grad, qkv)
     q, k, _ = qkv.unbind(-3)  # (..., N, A, E)
     dq, dk, dv = grad.to(torch.promote_types(grad.dtype, torch.float32)).unbind(-3)
     dq, dq_weight = norm_and_rotate_backward(dq, q, q_weight, rope)
     dk, dk_weight = norm_and_rotate_backward(dk, k, k_weight, rope)
+    assert dq_weight is not None and dk_weight is not None  # noqa: S101 - both weights are given
     dqkv = torch.stack((dq, dk, dv), dim=-3).to(qkv.dtype)
-    if dq_weight is None or dk_weight is None:
-        raise TypeError("qk_norm_rope_backward: want q_weight and k_weight tensors, got None")
     return dqkv, dq_weight.to(q_weight.dtype), dk_weight.to(k_weight.dtype)
 
 
@@ -151,9 +164,7 @@ def _triton_backward(
     from pavdit.kernels.qk_norm_rope import qk_norm_rope_backward as kernel
 
     _check(qkv, q_weight, k_weight, rope)
-    if grad.shape != qkv.shape:
-        raise ValueError(f"qk_norm_rope_backward: want grad {tuple(qkv.shape)}, got {tuple(grad.shape)}")
-    check_floating("qk_norm_rope_backward", qkv=qkv, grad=grad)
+    _check_grad(grad, qkv)
     if not _served(qkv):
         return _backward_raw(grad, qkv, q_weight, k_weight, rope)
     return kernel(grad.contiguous(), qkv, *_dense(q_weight, k_weight, rope))
@@ -163,7 +174,7 @@ def _dense(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if t is None else t.contiguous() for t in tensors]
 
 
-torch.library.impl("pavdit::qk_norm_rope", "CompositeExplicitAutograd", qk_norm_rope_reference)
+torch.library.impl("pavdit::qk_norm_rope", "CompositeExplicitAutograd", _forward_raw)
 torch.library.impl("pavdit::qk_norm_rope_backward", "CompositeExplicitAutograd", _backward_raw)
 serve_by_triton("qk_norm_rope", _triton)
 serve_by_triton("qk_norm_rope_backward", _triton_backward)

@@ -295,6 +295,25 @@ def test_raw_op(device: str) -> None:
     assert torch.equal(stepped, guided_euler_step_(latent, velocity, *numbers))
 
 
+RAW_FAULTS: dict[str, tuple[int, Any, type[Exception], str]] = {
+    "latent": (0, torch.zeros(1, 2, 3, 4), ValueError, r"want latent \(B,C,G,H,W\)"),
+    "velocity": (1, torch.zeros(3, 1, 2, 1, 1), ValueError, "want velocity of 1 or 2 rows, got 3"),
+    "dt": (2, torch.ones(2), ValueError, "want dt a number or a floating-point 0-d tensor"),
+    "guidance": (3, torch.ones((), dtype=torch.int64), ValueError, "want guidance_scale a number or"),
+    "target": (4, torch.ones(3) > 0, ValueError, r"want target \(2,\) or \(1, 2\), got \(3,\)"),
+}
+
+
+@pytest.mark.parametrize("name", RAW_FAULTS)
+def test_raw_op_checks_itself_on_cpu(name: str) -> None:
+    place, wrong, error, text = RAW_FAULTS[name]
+    latent, number = torch.zeros(1, 1, 2, 1, 1), torch.tensor(1.0)
+    arguments = [latent, latent.clone(), number, number, None, True]
+    arguments[place] = wrong
+    with pytest.raises(error, match=f"guided_euler_step_: {text}"):
+        torch.ops.pavdit.guided_euler_step_(*arguments)
+
+
 def test_raw_op_refuses_gradients() -> None:
     velocity, number = torch.zeros(1, 1, 2, 1, 1, requires_grad=True), torch.tensor(1.0)
     with pytest.raises(RuntimeError, match="call pavdit.ops.guided_euler_step_ instead"):

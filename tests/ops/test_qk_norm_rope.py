@@ -265,6 +265,25 @@ def test_raw_ops(device: str) -> None:
     torch.library.opcheck(backward, (grad[:0], qkv[:0], q_weight, k_weight.bfloat16(), None))
 
 
+QKV, WEIGHT = torch.zeros(2, 5, 3, 2, 8), torch.ones(8)
+RAW_FAULTS: dict[str, tuple[tuple[Any, ...], type[Exception], str]] = {
+    "qkv": ((QKV[0, 0], WEIGHT, WEIGHT, None), ValueError, r"want qkv \(...,N,3,A,E\)"),
+    "weight": ((QKV, WEIGHT[:1], WEIGHT, None), ValueError, r"want q_weight \(8,\), got \(1,\)"),
+    "rope": ((QKV, WEIGHT, WEIGHT, torch.ones(2, 1, 4)), ValueError, r"want rope \(2, 5, 4\)"),
+    "grad": ((QKV[:1], QKV, WEIGHT, WEIGHT, None), ValueError, r"want grad \(2, 5, 3, 2, 8\) as qkv, got"),
+    "grad dtype": ((QKV.half(), QKV, WEIGHT, WEIGHT, None), TypeError, "want grad torch.float32 as qkv, got"),
+}
+
+
+@pytest.mark.parametrize("name", RAW_FAULTS)
+def test_raw_ops_check_themselves_on_cpu(name: str) -> None:
+    arguments, error, text = RAW_FAULTS[name]
+    backward = name.startswith("grad")
+    op = torch.ops.pavdit.qk_norm_rope_backward if backward else torch.ops.pavdit.qk_norm_rope
+    with pytest.raises(error, match=f"qk_norm_rope{'_backward' if backward else ''}: {text}"):
+        op(*arguments)
+
+
 def test_raw_op_refuses_gradients() -> None:
     weight = torch.ones(8, requires_grad=True)
     with pytest.raises(RuntimeError, match="want inputs that need no gradient.*call pavdit.ops.qk_norm_rope"):
