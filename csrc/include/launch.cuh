@@ -18,7 +18,12 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int64_t threads, size
   emulator::launch(unsigned(blocks), unsigned(threads), shared_bytes,
                    [&] { kernel(Parameters(arguments)...); });
 #else
-  kernel<<<unsigned(blocks), unsigned(threads), shared_bytes, stream> > >(Parameters(arguments)...);
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(unsigned(blocks));
+  config.blockDim = dim3(unsigned(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
 #endif
 }
 
