@@ -242,7 +242,7 @@ struct Softmax {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       sum[half] = quad_sum(sum[half]);
-      share[half] = sum[half] == 0.0f ? 0.0f : 1.0f / sum[half];
+      share[half] = sum[half] == 0.0f ? 0.0f : __fdividef(1.0f, sum[half]);  // the sum is 1 or more
     }
   }
 
@@ -272,7 +272,7 @@ struct Preparation {
   const float* weight;   // [columns of all chunks], in shared memory; null: no norm
   const float* cosines;  // [tokens, width / 2], 16-byte aligned; null: no rotation
   const float* sines;
-  float eps;
+  float inverse_width, eps;
 
   // Runs f(pair number in the chunk, cosine, sine) over the lane's four pairs of a row.
   template <typename F>
@@ -289,7 +289,7 @@ struct Preparation {
 
 // 1 / sqrt(mean(x^2) + eps) of rows g and g + 8.
 template <typename T, int kChunks>
-__device__ __forceinline__ float2 reciprocal_rms(const Tile<T, kChunks>& x, int width, float eps) {
+__device__ __forceinline__ float2 reciprocal_rms(const Tile<T, kChunks>& x, const Preparation& how) {
   float squares[2] = {};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
@@ -303,7 +303,8 @@ __device__ __forceinline__ float2 reciprocal_rms(const Tile<T, kChunks>& x, int 
     }
     squares[half] = quad_sum(squares[half]);
   }
-  return make_float2(rsqrtf(squares[0] / float(width) + eps), rsqrtf(squares[1] / float(width) + eps));
+  return make_float2(rsqrtf(squares[0] * how.inverse_width + how.eps),
+                     rsqrtf(squares[1] * how.inverse_width + how.eps));
 }
 
 // In place; tokens: of row g and row g + 8, any valid one where the row is zero.
@@ -311,7 +312,7 @@ template <typename T, int kChunks>
 __device__ __forceinline__ void prepare(const Preparation& how, const int (&tokens)[2], int width,
                                         Tile<T, kChunks>& x) {
   if (how.weight == nullptr && how.cosines == nullptr) return;
-  const float2 rstd = how.weight == nullptr ? make_float2(1.0f, 1.0f) : reciprocal_rms(x, width, how.eps);
+  const float2 rstd = how.weight == nullptr ? make_float2(1.0f, 1.0f) : reciprocal_rms(x, how);
 #pragma unroll
   for (int c = 0; c < kChunks; ++c) {
     const int column = lane_column(c);
@@ -379,7 +380,7 @@ __device__ __forceinline__ void prepare_backward(const Preparation& how, const i
     }
   }
   if (how.weight == nullptr) return;
-  const float2 rstd = reciprocal_rms(x, width, how.eps);
+  const float2 rstd = reciprocal_rms(x, how);
   float mean[2] = {};  // of h xhat
 #pragma unroll
   for (int c = 0; c < kChunks; ++c) {
@@ -402,7 +403,7 @@ __device__ __forceinline__ void prepare_backward(const Preparation& how, const i
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    mean[half] = quad_sum(mean[half]) / float(width);
+    mean[half] = quad_sum(mean[half]) * how.inverse_width;
     const float of_row = half == 0 ? rstd.x : rstd.y;
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {

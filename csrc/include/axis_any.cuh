@@ -24,6 +24,9 @@ __device__ __forceinline__ float warp_max(float v) {
   return v;
 }
 
+// Blocks per multiprocessor: left alone, ptxas spills a register to reach five.
+constexpr int kAnyOccupancy = 4;
+
 struct AnyRow {
   float v[kAnyColumns];
 
@@ -51,10 +54,10 @@ __device__ __forceinline__ void store_any(AnyRow x, int width, T* row) {
   x.each(width, [&](float v, int column) { row[column] = from_float<T>(v); });
 }
 
-__device__ __forceinline__ float reciprocal_rms(AnyRow x, int width, float eps) {
+__device__ __forceinline__ float reciprocal_rms(AnyRow x, int width, const Preparation& how) {
   float squares = 0.0f;
   x.each(width, [&](float v, int) { squares += v * v; });
-  return rsqrtf(warp_sum(squares) / float(width) + eps);
+  return rsqrtf(warp_sum(squares) * how.inverse_width + how.eps);
 }
 
 // Turns every pair of columns by its angle, or back.
@@ -75,7 +78,7 @@ __device__ __forceinline__ void rotate_any(const Preparation& how, int token, in
 
 __device__ __forceinline__ void prepare_any(const Preparation& how, int token, int width, AnyRow& x) {
   if (how.weight != nullptr) {
-    const float rstd = reciprocal_rms(x, width, how.eps);
+    const float rstd = reciprocal_rms(x, width, how);
     x.each(width, [&](float& v, int column) { v *= rstd * how.weight[column]; });
   }
   if (how.cosines != nullptr) rotate_any(how, token, width, false, x);
@@ -88,7 +91,7 @@ __device__ __forceinline__ void prepare_any_backward(const Preparation& how, int
   if (how.cosines != nullptr) rotate_any(how, token, width, true, grad);
   if (how.weight == nullptr) return;
   const AnyRow x = load_any(x_row, width);
-  const float rstd = reciprocal_rms(x, width, how.eps);
+  const float rstd = reciprocal_rms(x, width, how);
   float mean = 0.0f;
 #pragma unroll
   for (int c = 0; c < kAnyColumns; ++c) {
@@ -99,7 +102,7 @@ __device__ __forceinline__ void prepare_any_backward(const Preparation& how, int
       mean += grad.v[c] * x.v[c] * rstd;
     }
   }
-  mean = warp_sum(mean) / float(width);
+  mean = warp_sum(mean) * how.inverse_width;
 #pragma unroll
   for (int c = 0; c < kAnyColumns; ++c) grad.v[c] = rstd * (grad.v[c] - x.v[c] * rstd * mean);
 }
@@ -155,15 +158,22 @@ __device__ __forceinline__ void dots(const float* own, const float* rows, int co
   }
 }
 
-// Sum over rows below `count` of factor times row.
+// Sum over rows below `count` of factor times row: odd and even rows apart, which halves the chain of
+// roundings.
 __device__ __forceinline__ AnyRow weighted_sum(const float* factors, const float* rows, int count, int stride,
                                                int width) {
-  AnyRow sum{};
-  for (int row = 0; row < count; ++row) {
+  AnyRow even{}, odd{};
+  for (int row = 0; row < count; row += 2) {
     const float factor = factors[row];
-    sum.each(width, [&](float& v, int column) { v += factor * rows[row * stride + column]; });
+    even.each(width, [&](float& v, int column) { v += factor * rows[row * stride + column]; });
+    if (row + 1 < count) {
+      const float next = factors[row + 1];
+      odd.each(width, [&](float& v, int column) { v += next * rows[(row + 1) * stride + column]; });
+    }
   }
-  return sum;
+#pragma unroll
+  for (int c = 0; c < kAnyColumns; ++c) even.v[c] += odd.v[c];
+  return even;
 }
 
 // f(i, row) for the lane's rows below `count`.
@@ -201,9 +211,10 @@ struct AnyBlock {
 
   // f(row, problem, token) for the rows of this warp.
   template <typename F>
-  __device__ void each(int length, F f) const {
-    for (int row = int(threadIdx.x) / kWarp; row < count * length; row += kAnyWarps) {
-      f(row, row / length, row % length);
+  __device__ void each(const Divider& length, F f) const {
+    for (int row = int(threadIdx.x) / kWarp; row < count * int(length.divisor); row += kAnyWarps) {
+      const int problem = int(length.quotient(row));
+      f(row, problem, row - problem * int(length.divisor));
     }
   }
 };
@@ -213,7 +224,7 @@ template <typename T>
 __device__ __forceinline__ void stage_keys(const AnyBlock& block, const Preparation& how,
                                            const AnyShared& shared) {
   const AxisCall& call = block.call;
-  block.each(call.keys, [&](int row, int problem, int token) {
+  block.each(call.key_rows, [&](int row, int problem, int token) {
     const bool seen = block.seen(problem, token);
     const T* k_row = seen ? block.row(kK, static_cast<const T*>(call.k), problem, token) : nullptr;
     const T* v_row = seen ? block.row(kV, static_cast<const T*>(call.v), problem, token) : nullptr;
@@ -249,7 +260,7 @@ __device__ __forceinline__ float softmax_any(const float* seen, int count, float
 // ---- kernels ----
 
 template <typename T>
-__global__ __launch_bounds__(kAnyThreads) void axis_attention_any_fwd_kernel(
+__global__ __launch_bounds__(kAnyThreads, kAnyOccupancy) void axis_attention_any_fwd_kernel(
     const __grid_constant__ AxisCall call, const int problems_per_block) {
   const AnyShared shared(call.width, problems_per_block * call.keys);
   const Preparations how = preparations(call, shared.stride, shared.weights);
@@ -258,7 +269,7 @@ __global__ __launch_bounds__(kAnyThreads) void axis_attention_any_fwd_kernel(
   __syncthreads();
   const int warp = int(threadIdx.x) / kWarp, stride = shared.stride;
   float *own = shared.own + warp * 2 * stride, *factors = shared.factors + warp * 2 * kAxisMaxLength;
-  block.each(call.queries, [&](int, int problem, int token) {
+  block.each(call.query_rows, [&](int, int problem, int token) {
     AnyRow q = load_any(block.row(kQ, static_cast<const T*>(call.q), problem, token), call.width);
     prepare_any(how.q, token, call.width, q);
     put(q, stride, own);
@@ -276,7 +287,7 @@ __global__ __launch_bounds__(kAnyThreads) void axis_attention_any_fwd_kernel(
 }
 
 template <typename T>
-__global__ __launch_bounds__(kAnyThreads) void axis_attention_any_bwd_kernel(
+__global__ __launch_bounds__(kAnyThreads, kAnyOccupancy) void axis_attention_any_bwd_kernel(
     const __grid_constant__ AxisCall call, const int problems_per_block, const uint32_t rounds) {
   const AnyShared shared(call.width, problems_per_block * call.keys);
   const Preparations how = preparations(call, shared.stride, shared.weights);
@@ -290,7 +301,7 @@ __global__ __launch_bounds__(kAnyThreads) void axis_attention_any_bwd_kernel(
     const AnyBlock block(call, round, problems_per_block);
     stage_keys<T>(block, how.k, shared);
     __syncthreads();
-    block.each(call.queries, [&](int row, int problem, int token) {  // a query looks at keys and values
+    block.each(call.query_rows, [&](int row, int problem, int token) {  // a query looks at keys and values
       const T* q_row = block.row(kQ, static_cast<const T*>(call.q), problem, token);
       AnyRow q = load_any(q_row, width);
       prepare_any(how.q, token, width, q);
@@ -314,7 +325,7 @@ __global__ __launch_bounds__(kAnyThreads) void axis_attention_any_bwd_kernel(
       __syncwarp();
     });
     __syncthreads();
-    block.each(call.queries, [&](int row, int problem, int token) {
+    block.each(call.query_rows, [&](int row, int problem, int token) {
       AnyRow q = load_any(block.row(kQ, static_cast<const T*>(call.q), problem, token), width);
       prepare_any(how.q, token, width, q);
       put(q, stride, shared.first + row * stride);
@@ -322,7 +333,7 @@ __global__ __launch_bounds__(kAnyThreads) void axis_attention_any_bwd_kernel(
           shared.second + row * stride);
     });
     __syncthreads();
-    block.each(call.keys, [&](int row, int problem, int token) {  // a key looks at queries and gradients
+    block.each(call.key_rows, [&](int row, int problem, int token) {  // a key looks at queries and gradients
       const bool seen = shared.seen[row] != 0.0f;
       const T* k_row = seen ? block.row(kK, static_cast<const T*>(call.k), problem, token) : nullptr;
       AnyRow k = load_any(k_row, width);

@@ -50,6 +50,7 @@ struct AxisCall {
   float* partial;  // [blocks, 2, E]
   DType weight_dtype;
   int queries, keys, width;
+  Divider query_rows, key_rows;  // by queries and keys
   float scale;
 };
 
@@ -80,8 +81,9 @@ __device__ __forceinline__ Preparations preparations(const AxisCall& call, int c
     }
     __syncthreads();
   }
-  return {{normed ? shared : nullptr, call.cosines, call.sines, kAxisNormEps},
-          {normed ? shared + columns : nullptr, call.cosines, call.sines, kAxisNormEps}};
+  const float inverse_width = 1.0f / float(call.width);
+  return {{normed ? shared : nullptr, call.cosines, call.sines, inverse_width, kAxisNormEps},
+          {normed ? shared + columns : nullptr, call.cosines, call.sines, inverse_width, kAxisNormEps}};
 }
 
 // ---- on the host ----
@@ -125,6 +127,7 @@ inline AxisCall axis_call(const AxisShape& shape, const AxisInputs& in) {
   call.sines = in.rope == nullptr ? nullptr : in.rope + shape.keys * (shape.width / 2);
   call.weight_dtype = shape.weight_dtype;
   call.queries = int(shape.queries), call.keys = int(shape.keys), call.width = int(shape.width);
+  call.query_rows = Divider(shape.queries), call.key_rows = Divider(shape.keys);
   call.scale = 1.0f / sqrtf(float(shape.width));
   return call;
 }

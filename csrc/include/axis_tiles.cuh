@@ -24,14 +24,15 @@ struct TileRows {
 
 // Packed: of `problems` problems of `length` rows each. Else: rows from 16 * tile on of one problem.
 template <bool kPacked>
-__device__ __forceinline__ TileRows tile_rows(int length, int problems, int tile, int first_row) {
+__device__ __forceinline__ TileRows tile_rows(const Divider& length, int problems, int tile, int first_row) {
   TileRows rows;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = first_row + 8 * half;
-    rows.problem[half] = kPacked ? row / length : 0;
-    rows.token[half] = kPacked ? row % length : kTileRows * tile + row;
-    rows.there[half] = kPacked ? rows.problem[half] < problems : rows.token[half] < length;
+    const int divisor = int(length.divisor);
+    rows.problem[half] = kPacked ? int(length.quotient(row)) : 0;
+    rows.token[half] = kPacked ? row - rows.problem[half] * divisor : kTileRows * tile + row;
+    rows.there[half] = kPacked ? rows.problem[half] < problems : rows.token[half] < divisor;
     if (!rows.there[half]) rows.token[half] = 0;
   }
   return rows;
@@ -65,7 +66,7 @@ struct WarpProblems {
 
   // Bit j: key row j of the tile is there and may be seen.
   __device__ __forceinline__ unsigned seen_keys(const AxisCall& call, int tile) const {
-    const TileRows rows = tile_rows<kPacked>(call.keys, count, tile, int(threadIdx.x) % kTileRows);
+    const TileRows rows = tile_rows<kPacked>(call.key_rows, count, tile, int(threadIdx.x) % kTileRows);
     const bool* valid[2];
     pointers(call.problems, kValid, call.valid, rows, valid);
     const bool seen = rows.there[0] && (call.valid == nullptr || *valid[0]);
@@ -103,7 +104,7 @@ __global__ __launch_bounds__(kWarps* kWarp) void axis_attention_fwd_kernel(
   const int query_tile = kPacked ? 0 : int(index - problem * query_tiles.divisor);
   WarpProblems<kPacked> problems;
   problems.find(call.problems, problem, problems_per_tile);
-  const TileRows query_rows = tile_rows<kPacked>(call.queries, problems.count, query_tile, lane_row());
+  const TileRows query_rows = tile_rows<kPacked>(call.query_rows, problems.count, query_tile, lane_row());
   const T* q_rows[2];
   problems.pointers(call.problems, kQ, static_cast<const T*>(call.q), query_rows, q_rows);
   Tile<T, kChunks> q;
@@ -116,7 +117,7 @@ __global__ __launch_bounds__(kWarps* kWarp) void axis_attention_fwd_kernel(
 #pragma unroll 1
   for (int tile = 0; tile < key_tiles; ++tile) {
     const unsigned seen = problems.seen_keys(call, tile);
-    TileRows key_rows = tile_rows<kPacked>(call.keys, problems.count, tile, lane_row());
+    TileRows key_rows = tile_rows<kPacked>(call.key_rows, problems.count, tile, lane_row());
     hide(seen, key_rows);
     const T *k_rows[2], *v_rows[2];
     problems.pointers(call.problems, kK, static_cast<const T*>(call.k), key_rows, k_rows);

@@ -44,9 +44,10 @@ __device__ __forceinline__ void write_partial(const AxisCall& call, const float 
   }
 }
 
-// Several problems of up to 16 keys per warp; everything stays in registers.
+// Several problems of up to 16 keys per warp; everything stays in registers. Three blocks of 64 columns fit a
+// multiprocessor, which ptxas would miss by a few registers.
 template <typename T, int kChunks>
-__global__ __launch_bounds__(kWarps* kWarp) void axis_attention_packed_bwd_kernel(
+__global__ __launch_bounds__(kWarps* kWarp, kChunks == 2 ? 3 : 1) void axis_attention_packed_bwd_kernel(
     const __grid_constant__ AxisCall call, const int problems_per_tile, const uint32_t tiles) {
   constexpr int kColumns = kChunks * kChunkColumns;
   float* shared = dynamic_shared<float>();  // [2, columns] of weights, then of their gradients
@@ -58,8 +59,8 @@ __global__ __launch_bounds__(kWarps* kWarp) void axis_attention_packed_bwd_kerne
        index += gridDim.x * kWarps) {
     WarpProblems<true> problems;
     problems.find(call.problems, index, problems_per_tile);
-    const TileRows query_rows = tile_rows<true>(call.queries, problems.count, 0, lane_row());
-    const TileRows key_rows = tile_rows<true>(call.keys, problems.count, 0, lane_row());
+    const TileRows query_rows = tile_rows<true>(call.query_rows, problems.count, 0, lane_row());
+    const TileRows key_rows = tile_rows<true>(call.key_rows, problems.count, 0, lane_row());
     const unsigned seen = problems.seen_keys(call, 0);
     TileRows seen_rows = key_rows;
     hide(seen, seen_rows);
@@ -85,8 +86,9 @@ __global__ __launch_bounds__(kWarps* kWarp) void axis_attention_packed_bwd_kerne
     softmax.finish(share);
     Square dweights = scores(grad, v);
     each_entry([&](int n, int i, int half, int column) {
-      weights.v[n][i] *= share[half];
-      if (bits[half] >> column & 1) mean[half] += weights.v[n][i] * dweights.v[n][i];
+      const bool counts = bits[half] >> column & 1;
+      weights.v[n][i] = counts ? weights.v[n][i] * share[half] : 0.0f;  // the share may be NaN
+      if (counts) mean[half] += weights.v[n][i] * dweights.v[n][i];
     });
     mean[0] = quad_sum(mean[0]);
     mean[1] = quad_sum(mean[1]);
@@ -118,6 +120,7 @@ template <typename T, int kChunks>
 __global__ __launch_bounds__(kMaxWarps* kWarp) void axis_attention_long_bwd_kernel(
     const __grid_constant__ AxisCall call, const int key_tiles, const uint32_t rounds) {
   constexpr int kColumns = kChunks * kChunkColumns;
+  constexpr bool kApart = kChunks > 2;  // dv and dk one after the other: together they would spill
   // Of every query: log2 of the sum of exp2(scores), and sum of p dp.
   __shared__ float2 stats[kMaxWarps * kTileRows];
   float* shared = dynamic_shared<float>();  // [2, columns] of weights, then of their gradients
@@ -142,7 +145,7 @@ __global__ __launch_bounds__(kMaxWarps* kWarp) void axis_attention_long_bwd_kern
     T* target[2];
 
     if (active && own_tile < query_tiles) {
-      const TileRows query_rows = tile_rows<false>(call.queries, 1, own_tile, lane_row());
+      const TileRows query_rows = tile_rows<false>(call.query_rows, 1, own_tile, lane_row());
       Tile<T, kChunks> q, grad;
       tile_of(kQ, call.q, query_rows, from, q);
       tile_of(kOut, call.grad, query_rows, unused, grad);
@@ -152,7 +155,7 @@ __global__ __launch_bounds__(kMaxWarps* kWarp) void axis_attention_long_bwd_kern
 #pragma unroll 1
         for (int tile = 0; tile < key_tiles; ++tile) {
           const unsigned seen = problems.seen_keys(call, tile);
-          TileRows key_rows = tile_rows<false>(call.keys, 1, tile, lane_row());
+          TileRows key_rows = tile_rows<false>(call.key_rows, 1, tile, lane_row());
           hide(seen, key_rows);
           unsigned bits[2];
           seen_by<false>(seen, query_rows, call.keys, bits);
@@ -195,37 +198,48 @@ __global__ __launch_bounds__(kMaxWarps* kWarp) void axis_attention_long_bwd_kern
     }
     __syncthreads();
     if (active) {
-      const TileRows key_rows = tile_rows<false>(call.keys, 1, own_tile, lane_row());
+      const TileRows key_rows = tile_rows<false>(call.key_rows, 1, own_tile, lane_row());
       TileRows seen_rows = key_rows;
       hide(problems.seen_keys(call, own_tile), seen_rows);
-      Sums<kChunks> dk{}, dv{};
+      // Adds to dv, or to dk, or to both, from every tile of queries.
+      const auto over_queries = [&](auto add_dv, auto add_dk, Sums<kChunks>& dv, Sums<kChunks>& dk) {
 #pragma unroll 1
-      for (int tile = 0; tile < query_tiles; ++tile) {
-        const TileRows query_rows = tile_rows<false>(call.queries, 1, tile, lane_row());
-        Tile<T, kChunks> rows, queries;
-        tile_of(kK, call.k, seen_rows, from, rows);
-        prepare(how.k, seen_rows.token, width, rows);
-        tile_of(kQ, call.q, query_rows, unused, queries);
-        prepare(how.q, query_rows.token, width, queries);
-        Square weights = scores(rows, queries);  // [key][query]
-        const float2* stat = stats + (first_warp + tile) * kTileRows;
-        each_entry([&](int n, int i, int half, int column) {
-          const bool counts = seen_rows.there[half] && kTileRows * tile + column < call.queries;
-          weights.v[n][i] = counts ? exp2f(weights.v[n][i] * scale - stat[column].x) : 0.0f;
-        });
-        Tile<T, kChunks> grad;
-        tile_of(kV, call.v, seen_rows, unused, rows);
-        tile_of(kOut, call.grad, query_rows, unused, grad);
-        Square dweights = scores(rows, grad);
-        add_product(rounded<T>(weights), grad, dv);
-        each_entry([&](int n, int i, int half, int column) {
-          const float ds = weights.v[n][i] * (dweights.v[n][i] - stat[column].y);
-          dweights.v[n][i] = seen_rows.there[half] && kTileRows * tile + column < call.queries ? ds : 0.0f;
-        });
-        add_product(rounded<T>(dweights), queries, dk);
+        for (int tile = 0; tile < query_tiles; ++tile) {
+          const TileRows query_rows = tile_rows<false>(call.query_rows, 1, tile, lane_row());
+          Tile<T, kChunks> rows, queries, grad;
+          tile_of(kK, call.k, seen_rows, from, rows);
+          prepare(how.k, seen_rows.token, width, rows);
+          tile_of(kQ, call.q, query_rows, unused, queries);
+          prepare(how.q, query_rows.token, width, queries);
+          Square weights = scores(rows, queries);  // [key][query]
+          const float2* stat = stats + (first_warp + tile) * kTileRows;
+          each_entry([&](int n, int i, int half, int column) {
+            const bool counts = seen_rows.there[half] && kTileRows * tile + column < call.queries;
+            weights.v[n][i] = counts ? exp2f(weights.v[n][i] * scale - stat[column].x) : 0.0f;
+          });
+          tile_of(kOut, call.grad, query_rows, unused, grad);
+          if constexpr (add_dv.value) add_product(rounded<T>(weights), grad, dv);
+          if constexpr (add_dk.value) {
+            tile_of(kV, call.v, seen_rows, unused, rows);
+            Square dweights = scores(rows, grad);
+            each_entry([&](int n, int i, int half, int column) {
+              const bool counts = seen_rows.there[half] && kTileRows * tile + column < call.queries;
+              const float ds = weights.v[n][i] * (dweights.v[n][i] - stat[column].y);
+              dweights.v[n][i] = counts ? ds : 0.0f;
+            });
+            add_product(rounded<T>(dweights), queries, dk);
+          }
+        }
+      };
+      Sums<kChunks> dk{}, dv{};
+      if constexpr (kApart) {
+        over_queries(std::true_type{}, std::false_type{}, dv, dk);
+      } else {
+        over_queries(std::true_type{}, std::true_type{}, dv, dk);
       }
       problems.pointers(call.problems, kDv, static_cast<T*>(call.dv), key_rows, target);
       store_tile(dv, {1.0f, 1.0f}, target, width);
+      if constexpr (kApart) over_queries(std::false_type{}, std::true_type{}, dv, dk);
       problems.pointers(call.problems, kDk, static_cast<T*>(call.dk), key_rows, target);
       write_gradient(dk, call.scale, how.k, key_rows, from, width, target, dk_weight);
     }

@@ -30,7 +30,8 @@ ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "emulator"
 TORCH = Path(torch.__file__).parent
 FLAGS = [
-    *("-std=c++17", "-O1", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-ffp-contract=fast"),
+    *("-std=c++17", "-O1", "-fPIC", "-Wall", "-Wno-unknown-pragmas"),
+    *("-march=native", "-ffp-contract=fast"),  # fused multiply-add, as nvcc makes it
     *("-DUSE_CUDA", "-DPAVDIT_EMULATOR", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
     *(f"-I{path}" for path in (HERE / "include", ROOT / "csrc", ROOT / "csrc" / "include")),
     *("-isystem", str(TORCH / "include")),
