@@ -95,8 +95,8 @@ def test_axis_attention_never_reads_masked_rows(dtype: torch.dtype) -> None:
 
 
 def test_axis_attention_with_large_scores_and_missing_gradients() -> None:
-    test_axis_attention.test_large_scores_do_not_overflow()
-    test_axis_attention.test_expanded_and_missing_gradients("weights")
+    test_axis_attention.test_large_scores_do_not_overflow("cpu")
+    test_axis_attention.test_expanded_and_missing_gradients("weights", "cpu")
 
 
 @pytest.mark.parametrize("dtype", LOW, ids=str)
