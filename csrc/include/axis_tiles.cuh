@@ -67,9 +67,12 @@ struct WarpProblems {
   // Bit j: key row j of the tile is there and may be seen.
   __device__ __forceinline__ unsigned seen_keys(const AxisCall& call, int tile) const {
     const TileRows rows = tile_rows<kPacked>(call.key_rows, count, tile, int(threadIdx.x) % kTileRows);
-    const bool* valid[2];
-    pointers(call.problems, kValid, call.valid, rows, valid);
-    const bool seen = rows.there[0] && (call.valid == nullptr || *valid[0]);
+    bool seen = rows.there[0];
+    if (call.valid != nullptr) {
+      const bool* valid[2];
+      pointers(call.problems, kValid, call.valid, rows, valid);
+      seen = seen && *valid[0];
+    }
     return __ballot_sync(kAllLanes, seen) & 0xffffu;
   }
 };
@@ -80,8 +83,8 @@ __device__ __forceinline__ void seen_by(unsigned seen, const TileRows& queries, 
                                         unsigned (&bits)[2]) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    const unsigned own = kPacked ? ((1u << keys) - 1u) << (queries.problem[half] * keys) : 0xffffu;
-    bits[half] = queries.there[half] ? seen & own : 0;
+    bits[half] = queries.there[half] ? seen : 0;
+    if (kPacked && queries.there[half]) bits[half] &= ((1u << keys) - 1u) << (queries.problem[half] * keys);
   }
 }
 

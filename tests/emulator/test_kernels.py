@@ -24,7 +24,8 @@ AXIS_CALLS = {name: call for name, call in CALLS.items() if name != "70000-probl
     "48": Call((1, 48, 2, 72), 1, masked=True, normed=True),
     "64-wide": Call((2, 64, 1, 96), 1, turned=True),
     "five-axes": Call((2, 3, 1, 2, 5, 2, 16), 4, masked=True),
-    "600-problems": Call((200, 3, 3, 24), 1, normed=True),  # blocks that take several tiles
+    "600-problems": Call((200, 3, 3, 24), 1, normed=True),  # blocks take several tiles
+    "24-long-problems": Call((12, 20, 2, 48), 1, normed=True, masked=True),
 }
 
 
@@ -101,7 +102,7 @@ def test_axis_attention_with_large_scores_and_missing_gradients() -> None:
 
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 def test_axis_attention_same_bits_in_every_run(dtype: torch.dtype) -> None:
-    arguments = inputs_of(Call((301, 6, 3, 16), 1, normed=True), dtype)
-    grad = draw(301, 6, 3, 16, dtype=dtype)
+    arguments = inputs_of(Call((61, 6, 3, 16), 1, normed=True), dtype)
+    grad = draw(61, 6, 3, 16, dtype=dtype)
     runs = [test_axis_attention.with_gradients(axis_attention, arguments, grad) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
