@@ -30,7 +30,8 @@ def test_a_barrier_orders_warps_and_its_lack_shows(samples: ctypes.CDLL) -> None
 
 
 def test_a_divergent_collective_is_a_fault(samples: ctypes.CDLL) -> None:
-    fault = samples.run_divergent(pointer(torch.zeros(32)))
+    out = torch.zeros(32)
+    fault = samples.run_divergent(pointer(out))
     assert fault == b"block 0, warp 0: want all 32 lanes at one collective, got 16 at collective 0"
 
 
