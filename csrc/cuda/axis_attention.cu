@@ -1,5 +1,5 @@
 // The equations and the cost stand in axis_attention.h, the layout of rows and why tensor cores serve in
-// attention.cuh.
+// tile.cuh.
 //
 // Two paths. Tiles (axis_tiles.cuh): 16-bit types, rows of whole aligned packs. Any (axis_any.cuh): all else,
 // by float32 arithmetic.

@@ -2,110 +2,24 @@
 // float32 (TF32 would keep 10 bits of mantissa), and the slow one for what the tiles do not take.
 //
 // A block has a few problems. It keeps the rows that are looked at (keys and values; in the second half of
-// the backward queries and gradients) in shared memory. A warp has one row that looks: its lanes are the rows
-// looked at while scores are computed, and the columns lane, lane + 32, ... while rows are summed.
+// the backward queries and gradients) in shared memory, and its warps take the rows that look one by one
+// (any_rows.cuh).
 #pragma once
 
+#include "any_rows.cuh"
 #include "axis_problems.cuh"
 #include "launch.cuh"
 
 namespace pavdit::cuda {
 namespace {
 
+static_assert(kAxisMaxWidth <= kAnyColumns * kWarp, "want every column in a lane");
 constexpr int kAnyWarps = 4;
 constexpr int kAnyThreads = kAnyWarps * kWarp;
-constexpr int kAnyColumns = (kAxisMaxWidth + kWarp - 1) / kWarp;  // of a lane
-constexpr int kAnyRows = (kAxisMaxLength + kWarp - 1) / kWarp;    // of a lane
+constexpr int kAnyRows = (kAxisMaxLength + kWarp - 1) / kWarp;  // of a lane
 constexpr int kAnyLooking = 32;  // rows that a block takes at least, if there are
-
-__device__ __forceinline__ float warp_max(float v) {
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) v = fmaxf(v, __shfl_xor_sync(kAllLanes, v, offset));
-  return v;
-}
-
 // Blocks per multiprocessor: left alone, ptxas spills a register to reach five.
 constexpr int kAnyOccupancy = 4;
-
-struct AnyRow {
-  float v[kAnyColumns];
-
-  // f(value, column)
-  template <typename F>
-  __device__ __forceinline__ void each(int width, F f) {
-#pragma unroll
-    for (int c = 0; c < kAnyColumns; ++c) {
-      const int column = kWarp * c + int(threadIdx.x) % kWarp;
-      if (column < width) f(v[c], column);
-    }
-  }
-};
-
-// Zeros for null.
-template <typename T>
-__device__ __forceinline__ AnyRow load_any(const T* row, int width) {
-  AnyRow x{};
-  if (row != nullptr) x.each(width, [&](float& v, int column) { v = to_float(row[column]); });
-  return x;
-}
-
-template <typename T>
-__device__ __forceinline__ void store_any(AnyRow x, int width, T* row) {
-  x.each(width, [&](float v, int column) { row[column] = from_float<T>(v); });
-}
-
-__device__ __forceinline__ float reciprocal_rms(AnyRow x, int width, const Preparation& how) {
-  float squares = 0.0f;
-  x.each(width, [&](float v, int) { squares += v * v; });
-  return rsqrtf(warp_sum(squares) * how.inverse_width + how.eps);
-}
-
-// Turns every pair of columns by its angle, or back.
-__device__ __forceinline__ void rotate_any(const Preparation& how, int token, int width, bool back,
-                                           AnyRow& x) {
-  const int lane = int(threadIdx.x) % kWarp;
-#pragma unroll
-  for (int c = 0; c < kAnyColumns; ++c) {
-    const float other = __shfl_xor_sync(kAllLanes, x.v[c], 1);
-    const int column = kWarp * c + lane;
-    if (column < width) {
-      const int64_t at = int64_t(token) * (width / 2) + column / 2;
-      const float sine = (column % 2 == 0) != back ? -how.sines[at] : how.sines[at];
-      x.v[c] = x.v[c] * how.cosines[at] + other * sine;
-    }
-  }
-}
-
-__device__ __forceinline__ void prepare_any(const Preparation& how, int token, int width, AnyRow& x) {
-  if (how.weight != nullptr) {
-    const float rstd = reciprocal_rms(x, width, how);
-    x.each(width, [&](float& v, int column) { v *= rstd * how.weight[column]; });
-  }
-  if (how.cosines != nullptr) rotate_any(how, token, width, false, x);
-}
-
-// In place in grad; x: the row before `prepare_any`.
-template <typename T>
-__device__ __forceinline__ void prepare_any_backward(const Preparation& how, int token, int width,
-                                                     const T* x_row, AnyRow& grad, AnyRow& dweight) {
-  if (how.cosines != nullptr) rotate_any(how, token, width, true, grad);
-  if (how.weight == nullptr) return;
-  const AnyRow x = load_any(x_row, width);
-  const float rstd = reciprocal_rms(x, width, how);
-  float mean = 0.0f;
-#pragma unroll
-  for (int c = 0; c < kAnyColumns; ++c) {
-    const int column = kWarp * c + int(threadIdx.x) % kWarp;
-    if (column < width) {
-      dweight.v[c] += grad.v[c] * x.v[c] * rstd;
-      grad.v[c] *= how.weight[column];
-      mean += grad.v[c] * x.v[c] * rstd;
-    }
-  }
-  mean = warp_sum(mean) * how.inverse_width;
-#pragma unroll
-  for (int c = 0; c < kAnyColumns; ++c) grad.v[c] = rstd * (grad.v[c] - x.v[c] * rstd * mean);
-}
 
 // ---- shared memory ----
 
@@ -135,56 +49,6 @@ struct AnyShared {
     seen = reinterpret_cast<float*>(stats + rows);
   }
 };
-
-__device__ __forceinline__ void put(AnyRow x, int stride, float* row) {
-  x.each(stride, [&](float v, int column) { row[column] = v; });
-}
-
-// Number `lane + 32 i` of the result is row `lane + 32 i` of rows times own, for rows below `count`.
-__device__ __forceinline__ void dots(const float* own, const float* rows, int count, int stride, int width,
-                                     float (&result)[kAnyRows]) {
-#pragma unroll
-  for (int i = 0; i < kAnyRows; ++i) {
-    const int row = kWarp * i + int(threadIdx.x) % kWarp;
-    float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    if (row < count) {
-      for (int column = 0; column < width; column += 4) {
-        const float4 a = *reinterpret_cast<const float4*>(own + column);
-        const float4 b = *reinterpret_cast<const float4*>(rows + row * stride + column);
-        sum.x += a.x * b.x, sum.y += a.y * b.y, sum.z += a.z * b.z, sum.w += a.w * b.w;
-      }
-    }
-    result[i] = (sum.x + sum.y) + (sum.z + sum.w);
-  }
-}
-
-// Sum over rows below `count` of factor times row: odd and even rows apart, which halves the chain of
-// roundings.
-__device__ __forceinline__ AnyRow weighted_sum(const float* factors, const float* rows, int count, int stride,
-                                               int width) {
-  AnyRow even{}, odd{};
-  for (int row = 0; row < count; row += 2) {
-    const float factor = factors[row];
-    even.each(width, [&](float& v, int column) { v += factor * rows[row * stride + column]; });
-    if (row + 1 < count) {
-      const float next = factors[row + 1];
-      odd.each(width, [&](float& v, int column) { v += next * rows[(row + 1) * stride + column]; });
-    }
-  }
-#pragma unroll
-  for (int c = 0; c < kAnyColumns; ++c) even.v[c] += odd.v[c];
-  return even;
-}
-
-// f(i, row) for the lane's rows below `count`.
-template <typename F>
-__device__ __forceinline__ void each_row(int count, F f) {
-#pragma unroll
-  for (int i = 0; i < kAnyRows; ++i) {
-    const int row = kWarp * i + int(threadIdx.x) % kWarp;
-    if (row < count) f(i, row);
-  }
-}
 
 // ---- the problems of a block ----
 
@@ -237,26 +101,6 @@ __device__ __forceinline__ void stage_keys(const AnyBlock& block, const Preparat
   });
 }
 
-// Scores to weights; returns the log of the sum of their exponentials, infinite where nothing is seen.
-__device__ __forceinline__ float softmax_any(const float* seen, int count, float scale,
-                                             float (&weights)[kAnyRows]) {
-  float top = -INFINITY, sum = 0.0f;
-  each_row(count, [&](int i, int row) {
-    weights[i] = seen[row] != 0.0f ? weights[i] * scale : -INFINITY;
-    top = fmaxf(top, weights[i]);
-  });
-  top = warp_max(top);
-  if (top == -INFINITY) top = 0.0f;
-  each_row(count, [&](int i, int) {
-    weights[i] = expf(weights[i] - top);
-    sum += weights[i];
-  });
-  sum = warp_sum(sum);
-  const float share = sum == 0.0f ? 0.0f : 1.0f / sum;
-  each_row(count, [&](int i, int) { weights[i] *= share; });
-  return sum == 0.0f ? INFINITY : top + logf(sum);
-}
-
 // ---- kernels ----
 
 template <typename T>
@@ -278,7 +122,7 @@ __global__ __launch_bounds__(kAnyThreads, kAnyOccupancy) void axis_attention_any
     float weights[kAnyRows];
     dots(own, shared.first + keys * stride, call.keys, stride, call.width, weights);
     softmax_any(shared.seen + keys, call.keys, call.scale, weights);
-    each_row(call.keys, [&](int i, int row) { factors[row] = weights[i]; });
+    each_row<kAnyRows>(call.keys, [&](int i, int row) { factors[row] = weights[i]; });
     __syncwarp();
     store_any(weighted_sum(factors, shared.second + keys * stride, call.keys, stride, call.width), call.width,
               block.row(kOut, static_cast<T*>(call.out), problem, token));
@@ -313,10 +157,10 @@ __global__ __launch_bounds__(kAnyThreads, kAnyOccupancy) void axis_attention_any
       dots(own, shared.first + keys * stride, call.keys, stride, width, weights);
       dots(other, shared.second + keys * stride, call.keys, stride, width, dweights);
       const float log_sum = softmax_any(shared.seen + keys, call.keys, call.scale, weights);
-      each_row(call.keys, [&](int i, int) { mean += weights[i] * dweights[i]; });
+      each_row<kAnyRows>(call.keys, [&](int i, int) { mean += weights[i] * dweights[i]; });
       mean = warp_sum(mean);
-      each_row(call.keys,
-               [&](int i, int key) { factors[key] = weights[i] * (dweights[i] - mean) * call.scale; });
+      each_row<kAnyRows>(
+          call.keys, [&](int i, int key) { factors[key] = weights[i] * (dweights[i] - mean) * call.scale; });
       if (threadIdx.x % kWarp == 0) shared.stats[row] = make_float2(log_sum, mean);
       __syncwarp();
       AnyRow dq = weighted_sum(factors, shared.first + keys * stride, call.keys, stride, width);
@@ -346,7 +190,7 @@ __global__ __launch_bounds__(kAnyThreads, kAnyOccupancy) void axis_attention_any
       float weights[kAnyRows], dweights[kAnyRows];
       dots(own, shared.first + queries * stride, call.queries, stride, width, weights);
       dots(other, shared.second + queries * stride, call.queries, stride, width, dweights);
-      each_row(call.queries, [&](int i, int query) {
+      each_row<kAnyRows>(call.queries, [&](int i, int query) {
         const float2 stat = shared.stats[queries + query];
         const float p = seen ? expf(weights[i] * call.scale - stat.x) : 0.0f;
         factors[query] = p;

@@ -1,4 +1,4 @@
-// axis_attention in tiles of 16 rows (attention.cuh): up to 16 keys several problems share a tile (packed),
+// axis_attention in tiles of 16 rows (tile.cuh): up to 16 keys several problems share a tile (packed),
 // beyond that a warp has 16 queries of one problem and walks over its keys.
 #pragma once
 
