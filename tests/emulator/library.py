@@ -1,8 +1,12 @@
-"""Builds the CUDA ops for the host and lets them serve the ops of `pavdit` on CPU tensors.
+r"""Builds the CUDA ops for the host and lets them serve the ops of `pavdit` on CPU tensors.
 
 ``csrc/cuda`` and ``csrc/ops_cuda`` are compiled by g++ against the headers in ``include/``; an object is kept
-in ``build/emulator`` until one of the sources changes. PAVDIT_EMULATOR_FLAGS adds flags, such as
-``-fsanitize=address,undefined`` (then preload the compiler's libasan and set ASAN_OPTIONS=detect_leaks=0).
+in ``build/emulator`` until one of its sources changes. PAVDIT_EMULATOR_FLAGS adds flags; to find accesses
+beyond a tensor::
+
+    LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)" \
+    ASAN_OPTIONS=detect_leaks=0,verify_asan_link_order=0 \
+    PAVDIT_EMULATOR_FLAGS="-fsanitize=address,undefined -g" python -m pytest -s tests/emulator
 """
 
 from __future__ import annotations
