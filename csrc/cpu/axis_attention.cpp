@@ -32,6 +32,34 @@ struct Workspace {
   }
 };
 
+// The tokens that may be seen, in order. What is hidden is never read.
+struct Seen {
+  bool all;
+  int64_t count;
+  int64_t token[kAxisMaxLength];  // unless all
+
+  explicit Seen(int64_t tokens) : all(true), count(tokens) {}
+
+  Seen(int64_t tokens, const bool* valid, int64_t along) : all(valid == nullptr), count(all ? tokens : 0) {
+    for (int64_t j = 0; j < tokens && !all; ++j) {
+      if (valid[j * along]) token[count++] = j;
+    }
+  }
+
+  int64_t operator[](int64_t j) const { return all ? j : token[j]; }
+};
+
+// Rows of one problem in memory.
+template <typename T>
+struct Tokens {
+  T* first;
+  int64_t along;
+  const Seen& seen;
+
+  T* operator[](int64_t i) const { return first + seen[i] * along; }
+  bool whole(int64_t width) const { return sizeof(T) == sizeof(float) && seen.all && whole_rows(width); }
+};
+
 struct Position {
   int64_t index[kAxisMaxLeading];
 
@@ -43,33 +71,38 @@ struct Position {
   }
 
   template <typename T, typename Pointer>
-  T* first(const AxisShape& shape, const AxisRows<Pointer>& rows, int64_t head) const {
-    int64_t offset = head * rows.head;
+  T* first(const AxisShape& shape, const AxisRows<Pointer>& rows) const {
+    if (rows.data == nullptr) return nullptr;
+    int64_t offset = 0;
     for (int axis = 0; axis < shape.others; ++axis) offset += index[axis] * rows.others[axis];
     return static_cast<T*>(rows.data) + offset;
   }
 };
 
-// The tokens that may be seen, in order. What is hidden is never read.
-struct Seen {
-  bool all;
-  int64_t count;
-  int64_t token[kAxisMaxLength];  // unless all
+// The rows of one operand at one position, for all heads.
+template <typename T>
+struct Heads {
+  T* first;
+  int64_t head, along;
+  const Seen& seen;
 
-  explicit Seen(int64_t tokens) : all(true), count(tokens) {}
+  template <typename Pointer>
+  Heads(const AxisShape& shape, const AxisRows<Pointer>& rows, const Position& at, const Seen& tokens)
+      : first(at.first<T>(shape, rows)), head(rows.head), along(rows.along), seen(tokens) {}
 
-  Seen(const AxisShape& shape, const AxisInputs& in, const Position& position) : Seen(shape.keys) {
-    if (in.valid.data == nullptr) return;
-    const bool* valid = position.first<const bool>(shape, in.valid, 0);
-    all = false;
-    count = 0;
-    for (int64_t j = 0; j < shape.keys; ++j) {
-      if (valid[j * in.valid.along]) token[count++] = j;
-    }
-  }
-
-  int64_t operator[](int64_t j) const { return all ? j : token[j]; }
+  Tokens<T> operator[](int64_t index) const { return {first + index * head, along, seen}; }
 };
+
+// Calls body(position, first head, end of heads) for problems [begin, end).
+template <typename Body>
+inline void over_positions(const AxisShape& shape, int64_t begin, int64_t end, Body body) {
+  for (int64_t problem = begin; problem < end;) {
+    const int64_t position = problem / shape.heads, head = problem % shape.heads;
+    const int64_t heads = end - problem < shape.heads - head ? end - problem : shape.heads - head;
+    body(Position(shape, position), head, head + heads);
+    problem += heads;
+  }
+}
 
 struct Preparations {
   Preparation q{}, k{}, none{};
@@ -88,29 +121,24 @@ struct Preparations {
   }
 };
 
-// Rows of one problem in memory.
 template <typename T>
-struct Tokens {
-  T* first;
-  int64_t along;
-  const Seen& seen;
-
-  T* operator[](int64_t i) const { return first + seen[i] * along; }
-  bool whole(int64_t width) const { return sizeof(T) == sizeof(float) && seen.all && whole_rows(width); }
-};
+__attribute__((noinline)) void copy_rows(const Tokens<const T>& tokens, int64_t width, const Preparation& how,
+                                         float* buffer) {
+  for (int64_t i = 0; i < tokens.seen.count; ++i, buffer += row_scratch(width)) {
+    load_row(tokens[i], width, buffer);
+    prepare(buffer, width, how, tokens.seen[i]);
+  }
+}
 
 // As float32 in `buffer`, or in place where nothing is to be done to them.
 template <typename T>
-Rows read_rows(const Tokens<const T>& tokens, int64_t width, const Preparation& how, float* buffer) {
+inline __attribute__((always_inline)) Rows read_rows(const Tokens<const T>& tokens, int64_t width,
+                                                     const Preparation& how, float* buffer) {
   if constexpr (sizeof(T) == sizeof(float)) {
     if (tokens.whole(width) && !how.any()) return {tokens.first, tokens.along};
   }
-  const int64_t stride = row_scratch(width);
-  for (int64_t i = 0; i < tokens.seen.count; ++i) {
-    load_row(tokens[i], width, buffer + i * stride);
-    prepare(buffer + i * stride, width, how, tokens.seen[i]);
-  }
-  return {buffer, stride};
+  copy_rows(tokens, width, how, buffer);
+  return {buffer, row_scratch(width)};
 }
 
 // Where a result goes: to memory at once, or to `buffer` where write_rows has work left.
@@ -123,7 +151,7 @@ Result result_rows(const Tokens<T>& tokens, int64_t width, const Preparation& ho
 }
 
 template <typename T>
-void write_rows(Result result, const Tokens<T>& tokens, int64_t width) {
+inline void write_rows(const Result& result, const Tokens<T>& tokens, int64_t width) {
   if (static_cast<const void*>(result.data) == tokens.first) return;
   for (int64_t i = 0; i < tokens.seen.count; ++i) store_row(result.data + i * result.row, width, tokens[i]);
 }
@@ -157,52 +185,48 @@ void forward(const AxisShape& shape, const AxisInputs& in, AxisRows<void*> out, 
   const Preparations how(shape, in, work);
   const Seen queries(shape.queries);
   const float scale = 1.0f / __builtin_sqrtf(float(shape.width));
-  for (int64_t index = begin; index < end; ++index) {
-    const int64_t head = index % shape.heads;
-    const Position at(shape, index / shape.heads);
-    const Seen keys(shape, in, at);
-    const Tokens<const T> q_tokens{at.first<const T>(shape, in.q, head), in.q.along, queries};
-    const Tokens<const T> k_tokens{at.first<const T>(shape, in.k, head), in.k.along, keys};
-    const Tokens<const T> v_tokens{at.first<const T>(shape, in.v, head), in.v.along, keys};
-    const Tokens<T> out_tokens{at.first<T>(shape, out, head), out.along, queries};
-    const Rows q = read_rows(q_tokens, shape.width, how.q, work.q);
-    const Rows k = read_rows(k_tokens, shape.width, how.k, work.k);
-    const Rows v = read_rows(v_tokens, shape.width, how.none, work.v);
-    const Result result = result_rows(out_tokens, shape.width, how.none, work.first);
-    attend({shape.queries, keys.count, shape.width, scale}, q, k, v, result, work.attention);
-    write_rows(result, out_tokens, shape.width);
-  }
+  over_positions(shape, begin, end, [&](const Position& at, int64_t first_head, int64_t end_head) {
+    const Seen keys(shape.keys, at.first<const bool>(shape, in.valid), in.valid.along);
+    const Heads<const T> q_heads(shape, in.q, at, queries), k_heads(shape, in.k, at, keys);
+    const Heads<const T> v_heads(shape, in.v, at, keys);
+    const Heads<T> out_heads(shape, out, at, queries);
+    for (int64_t head = first_head; head < end_head; ++head) {
+      const Rows q = read_rows(q_heads[head], shape.width, how.q, work.q);
+      const Rows k = read_rows(k_heads[head], shape.width, how.k, work.k);
+      const Rows v = read_rows(v_heads[head], shape.width, how.none, work.v);
+      const Result result = result_rows(out_heads[head], shape.width, how.none, work.first);
+      attend({shape.queries, keys.count, shape.width, scale}, q, k, v, result, work.attention);
+      write_rows(result, out_heads[head], shape.width);
+    }
+  });
 }
 
 template <typename T>
-void backward_problem(const AxisShape& shape, const AxisInputs& in, const AxisGradients& gradients,
-                      const Workspace& work, const Preparations& how, int64_t index, float* dq_weight,
-                      float* dk_weight) {
+void backward_position(const AxisShape& shape, const AxisInputs& in, const AxisGradients& gradients,
+                       const Workspace& work, const Preparations& how, const Position& at, int64_t first_head,
+                       int64_t end_head, float* dq_weight, float* dk_weight) {
   const float scale = 1.0f / __builtin_sqrtf(float(shape.width));
-  const int64_t head = index % shape.heads, width = shape.width;
-  const Position at(shape, index / shape.heads);
-  const Seen queries(shape.queries), keys(shape, in, at);
-  const Tokens<const T> q_tokens{at.first<const T>(shape, in.q, head), in.q.along, queries};
-  const Tokens<const T> k_tokens{at.first<const T>(shape, in.k, head), in.k.along, keys};
-  const Tokens<const T> v_tokens{at.first<const T>(shape, in.v, head), in.v.along, keys};
-  const Tokens<const T> grad_tokens{at.first<const T>(shape, gradients.out, head), gradients.out.along,
-                                    queries};
-  const Tokens<T> dq_tokens{at.first<T>(shape, gradients.q, head), gradients.q.along, queries};
-  const Tokens<T> dk_tokens{at.first<T>(shape, gradients.k, head), gradients.k.along, keys};
-  const Tokens<T> dv_tokens{at.first<T>(shape, gradients.v, head), gradients.v.along, keys};
-  const Rows q = read_rows(q_tokens, width, how.q, work.q);
-  const Rows k = read_rows(k_tokens, width, how.k, work.k);
-  const Rows v = read_rows(v_tokens, width, how.none, work.v);
-  const Rows grad = read_rows(grad_tokens, width, how.none, work.grad);
-  const Result dq = result_rows(dq_tokens, width, how.q, work.first);
-  const Result dk = result_rows(dk_tokens, width, how.k, work.second);
-  const Result dv = result_rows(dv_tokens, width, how.none, work.third);
-  attend_backward({shape.queries, keys.count, width, scale}, q, k, v, grad, dq, dk, dv, work.attention);
-  write_gradient(dq, dq_tokens, q_tokens, width, how.q, work.x, dq_weight);
-  write_gradient(dk, dk_tokens, k_tokens, width, how.k, work.x, dk_weight);
-  write_rows(dv, dv_tokens, width);
-  zero_hidden_rows(dk_tokens, shape.keys, width);
-  zero_hidden_rows(dv_tokens, shape.keys, width);
+  const int64_t width = shape.width;
+  const Seen queries(shape.queries), keys(shape.keys, at.first<const bool>(shape, in.valid), in.valid.along);
+  const Heads<const T> q_heads(shape, in.q, at, queries), k_heads(shape, in.k, at, keys);
+  const Heads<const T> v_heads(shape, in.v, at, keys), grad_heads(shape, gradients.out, at, queries);
+  const Heads<T> dq_heads(shape, gradients.q, at, queries), dk_heads(shape, gradients.k, at, keys);
+  const Heads<T> dv_heads(shape, gradients.v, at, keys);
+  for (int64_t head = first_head; head < end_head; ++head) {
+    const Rows q = read_rows(q_heads[head], width, how.q, work.q);
+    const Rows k = read_rows(k_heads[head], width, how.k, work.k);
+    const Rows v = read_rows(v_heads[head], width, how.none, work.v);
+    const Rows grad = read_rows(grad_heads[head], width, how.none, work.grad);
+    const Result dq = result_rows(dq_heads[head], width, how.q, work.first);
+    const Result dk = result_rows(dk_heads[head], width, how.k, work.second);
+    const Result dv = result_rows(dv_heads[head], width, how.none, work.third);
+    attend_backward({shape.queries, keys.count, width, scale}, q, k, v, grad, dq, dk, dv, work.attention);
+    write_gradient(dq, dq_heads[head], q_heads[head], width, how.q, work.x, dq_weight);
+    write_gradient(dk, dk_heads[head], k_heads[head], width, how.k, work.x, dk_weight);
+    write_rows(dv, dv_heads[head], width);
+    zero_hidden_rows(dk_heads[head], shape.keys, width);
+    zero_hidden_rows(dv_heads[head], shape.keys, width);
+  }
 }
 
 template <typename T>
@@ -216,9 +240,9 @@ void backward(const AxisShape& shape, const AxisInputs& in, const AxisGradients&
     const int64_t first = chunk * kAxisProblemsPerChunk;
     const int64_t rest = shape.problems() - first;
     const int64_t last = first + (rest < kAxisProblemsPerChunk ? rest : kAxisProblemsPerChunk);
-    for (int64_t index = first; index < last; ++index) {
-      backward_problem<T>(shape, in, gradients, work, how, index, sums[0], sums[1]);
-    }
+    over_positions(shape, first, last, [&](const Position& at, int64_t first_head, int64_t end_head) {
+      backward_position<T>(shape, in, gradients, work, how, at, first_head, end_head, sums[0], sums[1]);
+    });
     if (how.q.weight == nullptr) continue;
     for (int which = 0; which < 2; ++which) {
       store_row(sums[which], shape.width, gradients.partial + (2 * chunk + which) * shape.width);

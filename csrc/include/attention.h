@@ -16,6 +16,7 @@
 #include "attention_scratch.h"
 #include "product.h"
 #include "rows.h"
+#include "short_attention.h"
 #include "vec.h"
 
 namespace pavdit {
@@ -49,7 +50,7 @@ struct Scores {
 };
 
 // out[j][i] = rows[j] . columns[i]. `turned` is overwritten.
-inline void dots(Rows rows, Rows columns, int64_t width, float* turned, const Scores& out) {
+inline void dots(const Rows& rows, const Rows& columns, int64_t width, float* turned, const Scores& out) {
   if (out.queries == 1) {  // to transpose would cost more than the products
     for (int64_t j = 0; j < out.keys; ++j) {
       Narrow sum = {};
@@ -124,28 +125,42 @@ inline void over_query_tiles(int64_t queries, Body body) {
   }
 }
 
-inline Rows rows_from(Rows rows, int64_t first) {
+inline Rows rows_from(const Rows& rows, int64_t first) {
   return {rows.data + first * rows.stride, rows.stride};
 }
 
-inline Result rows_from(Result rows, int64_t first) {
-  return {rows.data + first * rows.row, rows.row, rows.add};
+inline Result rows_from(const Result& rows, int64_t first) {
+  return {rows.data + first * rows.row, rows.row};
 }
 
-inline void attend(const Problem& problem, Rows q, Rows k, Rows v, Result out, const AttentionScratch& work) {
-  const int64_t columns = padded(problem.width, kNarrow);
+inline __attribute__((noinline)) void attend_tiles(const Problem& problem, const Rows& q, const Rows& k,
+                                                   const Rows& v, const Result& out,
+                                                   const AttentionScratch& work) {
   over_query_tiles(problem.queries, [&](int64_t first, int64_t count) {
     const Scores scores{work.weights, problem.keys, count, padded(count, kNarrow)};
     dots(k, rows_from(q, first), problem.width, work.turned, scores);
     softmax(scores, problem.scale);
     product({work.weights, 1, scores.lanes}, {v.data, v.stride}, rows_from(out, first), count, problem.keys,
-            columns);
+            padded(problem.width, kNarrow));
   });
 }
 
+inline __attribute__((always_inline)) void attend(const Problem& problem, const Rows& q, const Rows& k,
+                                                  const Rows& v, const Result& out,
+                                                  const AttentionScratch& work) {
+  if (problem.keys > kFewKeys || problem.keys == 0 || problem.queries > kQueryTile)
+    return attend_tiles(problem, q, k, v, out, work);
+  with_few(problem.keys, [&](auto keys) {
+    few_weights<decltype(keys)::value>(problem.queries, problem.width, problem.scale, q, k, work.turned);
+  });
+  product({work.turned, problem.keys <= 4 ? 4 : 8, 1}, {v.data, v.stride}, out, problem.queries, problem.keys,
+          padded(problem.width, kNarrow));
+}
+
 // Computes p again. dk and dv must not overlap any row that is read.
-inline void attend_backward(const Problem& problem, Rows q, Rows k, Rows v, Rows grad, Result dq, Result dk,
-                            Result dv, const AttentionScratch& work) {
+inline void attend_backward(const Problem& problem, const Rows& q, const Rows& k, const Rows& v,
+                            const Rows& grad, const Result& dq, const Result& dk, const Result& dv,
+                            const AttentionScratch& work) {
   const int64_t columns = padded(problem.width, kNarrow);
   over_query_tiles(problem.queries, [&](int64_t first, int64_t count) {
     const Scores scores{work.weights, problem.keys, count, padded(count, kNarrow)};
@@ -157,11 +172,10 @@ inline void attend_backward(const Problem& problem, Rows q, Rows k, Rows v, Rows
     softmax_backward(scores, work.dweights, problem.scale);
     product({work.dweights, 1, scores.lanes}, {k.data, k.stride}, rows_from(dq, first), count, problem.keys,
             columns);
-    const bool add = first > 0;
-    product({work.dweights, scores.lanes, 1}, {q_tile.data, q_tile.stride}, {dk.data, dk.row, add || dk.add},
-            problem.keys, count, columns);
-    product({work.weights, scores.lanes, 1}, {grad_tile.data, grad_tile.stride},
-            {dv.data, dv.row, add || dv.add}, problem.keys, count, columns);
+    product({work.dweights, scores.lanes, 1}, {q_tile.data, q_tile.stride}, dk, problem.keys, count, columns,
+            first > 0);
+    product({work.weights, scores.lanes, 1}, {grad_tile.data, grad_tile.stride}, dv, problem.keys, count,
+            columns, first > 0);
   });
 }
 

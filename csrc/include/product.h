@@ -39,14 +39,14 @@ struct Right {
 struct Result {
   float* data;
   int64_t row;
-  bool add = false;  // to what is there already
 };
 
 template <typename V, int kRows, int kColumns>
-inline __attribute__((always_inline)) void tile(Left a, Right b, Result out, int64_t terms) {
+inline __attribute__((always_inline)) void tile(const Left& a, const Right& b, const Result& out,
+                                                int64_t terms, bool add) {
   constexpr int lanes = sizeof(V) / sizeof(float);
   V sums[kRows][kColumns] = {};
-  if (out.add) {
+  if (add) {
     for (int r = 0; r < kRows; ++r) {
       for (int c = 0; c < kColumns; ++c) sums[r][c] = read<V>(out.data + r * out.row + c * lanes);
     }
@@ -73,40 +73,46 @@ template <typename V, int kColumns,
           int kRows = (kTileSums / kColumns >= 8   ? 8
                        : kTileSums / kColumns >= 4 ? 4
                                                    : 2)>
-void column_block(Left a, Right b, Result out, int64_t rows, int64_t terms) {
+inline __attribute__((always_inline)) void column_block(Left a, Right b, Result out, int64_t rows,
+                                                        int64_t terms, bool add) {
   for (; rows >= kRows; rows -= kRows) {
-    tile<V, kRows, kColumns>(a, b, out, terms);
+    tile<V, kRows, kColumns>(a, b, out, terms, add);
     a.data += kRows * a.row;
     out.data += kRows * out.row;
   }
   if constexpr (kRows > 1) {
-    if (rows > 0) column_block<V, kColumns, kRows / 2>(a, b, out, rows, terms);
+    if (rows > 0) column_block<V, kColumns, kRows / 2>(a, b, out, rows, terms, add);
   }
 }
 
-// out[r][c] = sum over t of a[r][t] b[t][c]; `columns` is a multiple of kNarrow.
-inline void product(Left a, Right b, Result out, int64_t rows, int64_t terms, int64_t columns) {
+// out[r][c] = sum over t of a[r][t] b[t][c], plus out[r][c] where `add`; `columns` is a multiple of kNarrow.
+inline __attribute__((noinline)) void product(const Left& left, const Right& right, const Result& result,
+                                              int64_t rows, int64_t terms, int64_t columns,
+                                              bool add = false) {
+  const Left a = left;
+  Right b = right;
+  Result out = result;
   const auto advance = [&](int64_t count) {
     b.data += count;
     out.data += count;
     columns -= count;
   };
-  for (; columns >= 4 * kLanes; advance(4 * kLanes)) column_block<Floats, 4>(a, b, out, rows, terms);
+  for (; columns >= 4 * kLanes; advance(4 * kLanes)) column_block<Floats, 4>(a, b, out, rows, terms, add);
   switch (columns / kLanes) {
     case 3:
-      column_block<Floats, 3>(a, b, out, rows, terms);
+      column_block<Floats, 3>(a, b, out, rows, terms, add);
       advance(3 * kLanes);
       break;
     case 2:
-      column_block<Floats, 2>(a, b, out, rows, terms);
+      column_block<Floats, 2>(a, b, out, rows, terms, add);
       advance(2 * kLanes);
       break;
     case 1:
-      column_block<Floats, 1>(a, b, out, rows, terms);
+      column_block<Floats, 1>(a, b, out, rows, terms, add);
       advance(kLanes);
       break;
   }
-  if (columns > 0) column_block<Narrow, 1>(a, b, out, rows, terms);
+  if (columns > 0) column_block<Narrow, 1>(a, b, out, rows, terms, add);
 }
 
 // to[c][r] = from[r][c]; the rows of `to` are filled up with zeros to `padded_rows`.

@@ -35,15 +35,19 @@ inline void with_type(DType dtype, Run run) {
 
 // ---- memory and scratch ----
 
+// The last vector of a row that does not end on one: it ends with the row and overlaps the vector before.
+
 // Fills the last vector up with zeros.
 template <typename T>
 inline void load_row(const T* source, int64_t width, float* row) {
   int64_t i = 0;
   for (; i + kLanes <= width; i += kLanes) store(row + i, load<Floats>(source + i));
-  if (i < width) {
-    T rest[kLanes] = {};
-    __builtin_memcpy(rest, source + i, (width - i) * sizeof(T));
-    store(row + i, load<Floats>(rest));
+  if (i == width) return;
+  store(row + i, Floats{});
+  if (width > kLanes) {
+    store(row + width - kLanes, load<Floats>(source + width - kLanes));
+  } else {
+    for (; i < width; ++i) row[i] = load<float>(source + i);
   }
 }
 
@@ -51,10 +55,11 @@ template <typename T>
 inline void store_row(const float* row, int64_t width, T* target) {
   int64_t i = 0;
   for (; i + kLanes <= width; i += kLanes) store(target + i, load<Floats>(row + i));
-  if (i < width) {
-    T rest[kLanes];
-    store(rest, load<Floats>(row + i));
-    __builtin_memcpy(target + i, rest, (width - i) * sizeof(T));
+  if (i == width) return;
+  if (width > kLanes) {
+    store(target + width - kLanes, load<Floats>(row + width - kLanes));
+  } else {
+    for (; i < width; ++i) store(target + i, row[i]);
   }
 }
 
