@@ -75,7 +75,8 @@ constexpr int64_t axis_chunks(const AxisShape& shape) {
 
 // Float32 elements of scratch that one call needs.
 constexpr int64_t axis_scratch(const AxisShape& shape) {
-  return attention_scratch(shape.keys, shape.width) + (9 * shape.keys + 3) * row_scratch(shape.width);
+  const int64_t tokens = (7 * problems_at_once(shape.queries, shape.keys) + 2) * shape.keys;
+  return attention_scratch(shape.keys, shape.width) + (tokens + 3) * row_scratch(shape.width);
 }
 
 struct AxisAttention {

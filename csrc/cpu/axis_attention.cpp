@@ -10,23 +10,26 @@ namespace {
 
 // The scratch of one task, cut up; rows in it are row_scratch(E) long.
 struct Workspace {
-  float *q, *k, *v, *grad;        // [tokens, row]: what was read
-  float *first, *second, *third;  // [tokens, row]: out, or dq, dk, dv
+  int64_t rows;                   // floats of one problem in each of the next seven
+  float *q, *k, *v, *grad;        // [at once, tokens, row]: what was read
+  float *first, *second, *third;  // out, or dq, dk, dv
   float *cosines, *sines;         // [tokens, row]
   float *q_weight, *k_weight;     // [row]
   float* x;                       // [row]
   AttentionScratch attention;
 
   Workspace(const AxisShape& shape, float* scratch) : attention(scratch, shape.keys, shape.width) {
-    const int64_t row = row_scratch(shape.width), rows = shape.keys * row;
+    const int64_t row = row_scratch(shape.width);
+    rows = shape.keys * row;
     scratch += attention_scratch(shape.keys, shape.width);
     const auto take = [&](int64_t count) {
       float* taken = scratch;
       scratch += count;
       return taken;
     };
-    q = take(rows), k = take(rows), v = take(rows), grad = take(rows);
-    first = take(rows), second = take(rows), third = take(rows);
+    const int64_t all = problems_at_once(shape.queries, shape.keys) * rows;
+    q = take(all), k = take(all), v = take(all), grad = take(all);
+    first = take(all), second = take(all), third = take(all);
     cosines = take(rows), sines = take(rows);
     q_weight = take(row), k_weight = take(row), x = take(row);
   }
@@ -185,18 +188,23 @@ void forward(const AxisShape& shape, const AxisInputs& in, AxisRows<void*> out, 
   const Preparations how(shape, in, work);
   const Seen queries(shape.queries);
   const float scale = 1.0f / __builtin_sqrtf(float(shape.width));
+  const int64_t at_once = problems_at_once(shape.queries, shape.keys);
   over_positions(shape, begin, end, [&](const Position& at, int64_t first_head, int64_t end_head) {
     const Seen keys(shape.keys, at.first<const bool>(shape, in.valid), in.valid.along);
     const Heads<const T> q_heads(shape, in.q, at, queries), k_heads(shape, in.k, at, keys);
     const Heads<const T> v_heads(shape, in.v, at, keys);
     const Heads<T> out_heads(shape, out, at, queries);
-    for (int64_t head = first_head; head < end_head; ++head) {
-      const Rows q = read_rows(q_heads[head], shape.width, how.q, work.q);
-      const Rows k = read_rows(k_heads[head], shape.width, how.k, work.k);
-      const Rows v = read_rows(v_heads[head], shape.width, how.none, work.v);
-      const Result result = result_rows(out_heads[head], shape.width, how.none, work.first);
-      attend({shape.queries, keys.count, shape.width, scale}, q, k, v, result, work.attention);
-      write_rows(result, out_heads[head], shape.width);
+    for (int64_t head = first_head; head < end_head; head += at_once) {
+      const int64_t count = end_head - head < at_once ? end_head - head : at_once;
+      Operands of[kAtOnce];
+      for (int64_t n = 0; n < count; ++n) {
+        of[n] = {read_rows(q_heads[head + n], shape.width, how.q, work.q + n * work.rows),
+                 read_rows(k_heads[head + n], shape.width, how.k, work.k + n * work.rows),
+                 read_rows(v_heads[head + n], shape.width, how.none, work.v + n * work.rows),
+                 result_rows(out_heads[head + n], shape.width, how.none, work.first + n * work.rows)};
+      }
+      attend({shape.queries, keys.count, shape.width, scale}, of, count, work.attention);
+      for (int64_t n = 0; n < count; ++n) write_rows(of[n].out, out_heads[head + n], shape.width);
     }
   });
 }

@@ -27,6 +27,11 @@ struct Problem {
   float scale;  // of the scores, 1 / sqrt(width) as a rule
 };
 
+struct Operands {
+  Rows q, k, v;
+  Result out;
+};
+
 // Cut from attention_scratch(keys, width) floats.
 struct AttentionScratch {
   float* turned;              // [width, lanes]: a tile of q or grad, transposed
@@ -133,28 +138,44 @@ inline Result rows_from(const Result& rows, int64_t first) {
   return {rows.data + first * rows.row, rows.row};
 }
 
-inline __attribute__((noinline)) void attend_tiles(const Problem& problem, const Rows& q, const Rows& k,
-                                                   const Rows& v, const Result& out,
-                                                   const AttentionScratch& work) {
+inline void attend_tiles(const Problem& problem, const Operands& of, const AttentionScratch& work) {
   over_query_tiles(problem.queries, [&](int64_t first, int64_t count) {
     const Scores scores{work.weights, problem.keys, count, padded(count, kNarrow)};
-    dots(k, rows_from(q, first), problem.width, work.turned, scores);
+    dots(of.k, rows_from(of.q, first), problem.width, work.turned, scores);
     softmax(scores, problem.scale);
-    product({work.weights, 1, scores.lanes}, {v.data, v.stride}, rows_from(out, first), count, problem.keys,
-            padded(problem.width, kNarrow));
+    product({work.weights, 1, scores.lanes}, {of.v.data, of.v.stride}, rows_from(of.out, first), count,
+            problem.keys, padded(problem.width, kNarrow));
   });
 }
 
-inline __attribute__((always_inline)) void attend(const Problem& problem, const Rows& q, const Rows& k,
-                                                  const Rows& v, const Result& out,
-                                                  const AttentionScratch& work) {
-  if (problem.keys > kFewKeys || problem.keys == 0 || problem.queries > kQueryTile)
-    return attend_tiles(problem, q, k, v, out, work);
-  with_few(problem.keys, [&](auto keys) {
-    few_weights<decltype(keys)::value>(problem.queries, problem.width, problem.scale, q, k, work.turned);
-  });
-  product({work.turned, problem.keys <= 4 ? 4 : 8, 1}, {v.data, v.stride}, out, problem.queries, problem.keys,
-          padded(problem.width, kNarrow));
+template <int kKeys>
+void attend_few(Few<kKeys>, const Problem& problem, const Operands* of, int64_t count, float* weights) {
+  using Keys = Few<kKeys>;
+  const int64_t each = Keys::scores(problem.queries);
+  for (int64_t n = 0; n < count; ++n) {
+    Keys::dots(problem.queries, problem.width, of[n].q, of[n].k, weights + n * each);
+  }
+  for (int64_t i = 0; i < count * each; i += kLanes) {
+    write(weights + i, Keys::softmax(read<Floats>(weights + i), problem.scale));
+  }
+  for (int64_t n = 0; n < count; ++n) {
+    product<Short>({weights + n * each, Keys::kGroup, 1}, {of[n].v.data, of[n].v.stride}, of[n].out,
+                   problem.queries, kKeys, padded(problem.width, kNarrow));
+  }
+}
+
+// `count` problems of one size, at most problems_at_once(queries, keys).
+inline void attend(const Problem& problem, const Operands* of, int64_t count, const AttentionScratch& work) {
+  if (problem.queries <= kFew && problem.keys > 0 && problem.keys <= kFewKeys) {
+    return with_few(problem.keys, [&](auto few) { attend_few(few, problem, of, count, work.turned); });
+  }
+  for (int64_t n = 0; n < count; ++n) attend_tiles(problem, of[n], work);
+}
+
+inline void attend(const Problem& problem, const Rows& q, const Rows& k, const Rows& v, const Result& out,
+                   const AttentionScratch& work) {
+  const Operands of{q, k, v, out};
+  attend(problem, &of, 1, work);
 }
 
 // Computes p again. dk and dv must not overlap any row that is read.

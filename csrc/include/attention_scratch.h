@@ -10,6 +10,9 @@ constexpr int64_t kScratchLanes = 16;  // of the widest vector: what lies in scr
 constexpr int64_t kQueryTile =
     32;  // queries at once: the scores of 256 keys then take 32 KiB, half an L1 or less
 
+constexpr int64_t kFew = 8;     // tokens up to which several problems are worked on at once
+constexpr int64_t kAtOnce = 4;  // so many: their softmaxes, long chains of operations, run beside each other
+
 constexpr int64_t padded(int64_t count, int64_t lanes) {
   return (count + lanes - 1) / lanes * lanes;
 }
@@ -17,6 +20,11 @@ constexpr int64_t padded(int64_t count, int64_t lanes) {
 // One row of `width` elements in scratch.
 constexpr int64_t row_scratch(int64_t width) {
   return padded(width, kScratchLanes);
+}
+
+// How many problems of this size `attend` is best given in one call.
+constexpr int64_t problems_at_once(int64_t queries, int64_t keys) {
+  return queries <= kFew && keys <= kFew ? kAtOnce : 1;
 }
 
 // What attend and attend_backward need beside the rows, for up to `keys` keys.

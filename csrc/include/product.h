@@ -73,8 +73,11 @@ template <typename V, int kColumns,
           int kRows = (kTileSums / kColumns >= 8   ? 8
                        : kTileSums / kColumns >= 4 ? 4
                                                    : 2)>
-inline __attribute__((always_inline)) void column_block(Left a, Right b, Result out, int64_t rows,
-                                                        int64_t terms, bool add) {
+inline __attribute__((always_inline)) void column_block(const Left& left, const Right& b,
+                                                        const Result& result, int64_t rows, int64_t terms,
+                                                        bool add) {
+  Left a = left;
+  Result out = result;
   for (; rows >= kRows; rows -= kRows) {
     tile<V, kRows, kColumns>(a, b, out, terms, add);
     a.data += kRows * a.row;
@@ -85,7 +88,25 @@ inline __attribute__((always_inline)) void column_block(Left a, Right b, Result 
   }
 }
 
+// How `product` reaches its blocks. In long products a block of its own is scheduled best; in short ones the
+// calls would cost a third of the time.
+struct Long {
+  template <typename V, int kColumns>
+  static __attribute__((noinline)) void block(const Left& a, const Right& b, const Result& out, int64_t rows,
+                                              int64_t terms, bool add) {
+    column_block<V, kColumns>(a, b, out, rows, terms, add);
+  }
+};
+struct Short {
+  template <typename V, int kColumns>
+  static inline __attribute__((always_inline)) void block(const Left& a, const Right& b, const Result& out,
+                                                          int64_t rows, int64_t terms, bool add) {
+    column_block<V, kColumns>(a, b, out, rows, terms, add);
+  }
+};
+
 // out[r][c] = sum over t of a[r][t] b[t][c], plus out[r][c] where `add`; `columns` is a multiple of kNarrow.
+template <typename Terms = Long>
 inline __attribute__((noinline)) void product(const Left& left, const Right& right, const Result& result,
                                               int64_t rows, int64_t terms, int64_t columns,
                                               bool add = false) {
@@ -97,22 +118,23 @@ inline __attribute__((noinline)) void product(const Left& left, const Right& rig
     out.data += count;
     columns -= count;
   };
-  for (; columns >= 4 * kLanes; advance(4 * kLanes)) column_block<Floats, 4>(a, b, out, rows, terms, add);
+  for (; columns >= 4 * kLanes; advance(4 * kLanes))
+    Terms::template block<Floats, 4>(a, b, out, rows, terms, add);
   switch (columns / kLanes) {
     case 3:
-      column_block<Floats, 3>(a, b, out, rows, terms, add);
+      Terms::template block<Floats, 3>(a, b, out, rows, terms, add);
       advance(3 * kLanes);
       break;
     case 2:
-      column_block<Floats, 2>(a, b, out, rows, terms, add);
+      Terms::template block<Floats, 2>(a, b, out, rows, terms, add);
       advance(2 * kLanes);
       break;
     case 1:
-      column_block<Floats, 1>(a, b, out, rows, terms, add);
+      Terms::template block<Floats, 1>(a, b, out, rows, terms, add);
       advance(kLanes);
       break;
   }
-  if (columns > 0) column_block<Narrow, 1>(a, b, out, rows, terms, add);
+  if (columns > 0) Terms::template block<Narrow, 1>(a, b, out, rows, terms, add);
 }
 
 // to[c][r] = from[r][c]; the rows of `to` are filled up with zeros to `padded_rows`.
