@@ -164,9 +164,13 @@ void attend_few(Few<kKeys>, const Problem& problem, const Operands* of, int64_t 
   }
 }
 
+inline bool are_few(const Problem& problem) {
+  return problem.queries <= kFew && problem.keys > 0 && problem.keys <= kFewKeys;
+}
+
 // `count` problems of one size, at most problems_at_once(queries, keys).
 inline void attend(const Problem& problem, const Operands* of, int64_t count, const AttentionScratch& work) {
-  if (problem.queries <= kFew && problem.keys > 0 && problem.keys <= kFewKeys) {
+  if (are_few(problem)) {
     return with_few(problem.keys, [&](auto few) { attend_few(few, problem, of, count, work.turned); });
   }
   for (int64_t n = 0; n < count; ++n) attend_tiles(problem, of[n], work);
@@ -178,10 +182,34 @@ inline void attend(const Problem& problem, const Rows& q, const Rows& k, const R
   attend(problem, &of, 1, work);
 }
 
+template <int kKeys>
+void attend_backward_few(Few<kKeys>, const Problem& problem, const Rows& q, const Rows& k, const Rows& v,
+                         const Rows& grad, const Result& dq, const Result& dk, const Result& dv,
+                         float* weights) {
+  using Keys = Few<kKeys>;
+  const int64_t columns = padded(problem.width, kNarrow), count = Keys::scores(problem.queries);
+  float* dweights = weights + count;
+  Keys::dots(problem.queries, problem.width, q, k, weights);
+  Keys::dots(problem.queries, problem.width, grad, v, dweights);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const Floats p = Keys::softmax(read<Floats>(weights + i), problem.scale);
+    write(weights + i, p);
+    write(dweights + i, Keys::softmax_backward(p, read<Floats>(dweights + i), problem.scale));
+  }
+  product<Short>({dweights, Keys::kGroup, 1}, {k.data, k.stride}, dq, problem.queries, kKeys, columns);
+  product<Short>({dweights, 1, Keys::kGroup}, {q.data, q.stride}, dk, kKeys, problem.queries, columns);
+  product<Short>({weights, 1, Keys::kGroup}, {grad.data, grad.stride}, dv, kKeys, problem.queries, columns);
+}
+
 // Computes p again. dk and dv must not overlap any row that is read.
 inline void attend_backward(const Problem& problem, const Rows& q, const Rows& k, const Rows& v,
                             const Rows& grad, const Result& dq, const Result& dk, const Result& dv,
                             const AttentionScratch& work) {
+  if (are_few(problem)) {
+    return with_few(problem.keys, [&](auto few) {
+      attend_backward_few(few, problem, q, k, v, grad, dq, dk, dv, work.turned);
+    });
+  }
   const int64_t columns = padded(problem.width, kNarrow);
   over_query_tiles(problem.queries, [&](int64_t first, int64_t count) {
     const Scores scores{work.weights, problem.keys, count, padded(count, kNarrow)};
