@@ -117,20 +117,22 @@ def axis_query_attention(q: Tensor, kv: Tensor, axis: int, valid: Tensor | None 
     """
     op = "axis_query_attention"
     check_floating(op, q=q, kv=kv)
-    if q.ndim < 4 or kv.ndim != q.ndim or q.shape[-3] != 1 or kv.shape[-3] != 2 or q.shape[-1] == 0:
+    shape, wide = q.shape, kv.shape
+    if len(shape) < 4 or len(wide) != len(shape) or shape[-3] != 1 or wide[-3] != 2 or shape[-1] == 0:
         raise ValueError(
             f"{op}: want q (...,1,A,E) and kv (...,2,A,E) with a leading axis, "
-            f"got {tuple(q.shape)} and {tuple(kv.shape)}"
+            f"got {tuple(shape)} and {tuple(wide)}"
         )
-    leading = kv.shape[:-3]
-    _check_axis(op, axis, len(leading))
-    want = (*leading[:axis], 1, *leading[axis + 1 :], 1, *kv.shape[-2:])
-    if q.shape != want:
+    _check_axis(op, axis, len(wide) - 3)
+    want = list(wide)
+    want[axis] = want[-3] = 1
+    if list(shape) != want:
         raise ValueError(
-            f"{op}: want q {want}, of length 1 along axis {axis} beside kv {tuple(kv.shape)}, "
-            f"got {tuple(q.shape)}"
+            f"{op}: want q {tuple(want)}, of length 1 along axis {axis} beside kv {tuple(wide)}, "
+            f"got {tuple(shape)}"
         )
-    check_valid(op, valid, leading, q.device)
+    if valid is not None:
+        check_valid(op, valid, wide[:-3], q.device)
     if not _served(op, kv, axis):
         return axis_query_attention_reference(q, kv, axis, valid)
     if torch.is_grad_enabled():

@@ -22,6 +22,7 @@ from attention_loops import (
 )
 from numerics import assert_equation, assert_no_worse
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from pavdit.ops import axis_attention, axis_query_attention
 from pavdit.ops._library import build_facts, native
@@ -199,6 +200,25 @@ def test_query_without_tokens_is_zero() -> None:
 def test_meta_device() -> None:
     out = axis_attention(torch.empty(2, 6, 3, 2, 8, device="meta", dtype=torch.bfloat16), 1)
     assert (out.shape, out.dtype) == ((2, 6, 2, 8), torch.bfloat16)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients(mode: Any) -> None:
+    qkv = draw(2, 4, 3, 2, 8, dtype=torch.float32).requires_grad_()
+    q, kv = qkv[:, :1, :1], qkv[:, :, 1:]
+    want = axis_attention(qkv, 1), axis_query_attention(q, kv, 1)
+    with mode():
+        got = axis_attention(qkv, 1), axis_query_attention(q, kv, 1)
+    for g, w in zip(got, want, strict=True):
+        assert not g.requires_grad
+        assert torch.equal(g, w)
+
+
+def test_fake_tensors_stay_fake() -> None:
+    with FakeTensorMode(), torch.no_grad():
+        qkv = torch.empty(2, 4, 3, 2, 8)
+        found = axis_attention(qkv, 1), axis_query_attention(qkv[:, :1, :1], qkv[:, :, 1:], 1)
+    assert all(isinstance(out, FakeTensor) for out in found)
 
 
 def test_raw_ops() -> None:
