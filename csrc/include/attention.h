@@ -2,12 +2,13 @@
 // where their rows lie.
 //
 //   p_ij  = softmax over the keys j of scale q_i . k_j,   out_i = sum over j of p_ij v_j     0 without keys
-//   dp_ij = g_i . v_j,   ds_ij = scale p_ij (dp_ij - sum over j of p_ij dp_ij)               g: gradient of
-//   out dv_j  = sum of p_ij g_i,  dq_i = sum of ds_ij k_j,  dk_j = sum of ds_ij q_i
+//   dp_ij = g_i . v_j,   ds_ij = scale p_ij (dp_ij - sum over j of p_ij dp_ij)     g: the gradient of out
+//   dv_j  = sum of p_ij g_i,   dq_i = sum of ds_ij k_j,   dk_j = sum of ds_ij q_i
 //
-// Scores lie as [key][query]: a vector holds one key's scores for several queries, so the softmax needs no
-// sum across lanes. Every sum of products, forward and backward, is then the one function `product`. Queries
-// are worked on in tiles, so that the scores of many keys stay in the L1 cache.
+// Up to 8 tokens, short_attention.h has the scores. Beyond, scores lie as [key][query]: a vector holds one
+// key's scores for several queries, so the softmax needs no sum across lanes. Every sum of products, forward
+// and backward, is then the one function `product`. Queries are worked on in tiles, so that the scores of
+// many keys stay in the L1 cache.
 //
 // Rows are read, and results written, up to the next multiple of kNarrow columns beyond the width: such rows
 // may lie in memory where the width is a multiple itself, all others in scratch.

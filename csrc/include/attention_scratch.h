@@ -7,11 +7,9 @@
 namespace pavdit {
 
 constexpr int64_t kScratchLanes = 16;  // of the widest vector: what lies in scratch starts and ends on one
-constexpr int64_t kQueryTile =
-    32;  // queries at once: the scores of 256 keys then take 32 KiB, half an L1 or less
-
-constexpr int64_t kFew = 8;     // tokens up to which several problems are worked on at once
-constexpr int64_t kAtOnce = 4;  // so many: their softmaxes, long chains of operations, run beside each other
+constexpr int64_t kQueryTile = 32;     // queries at once: the scores of 256 keys then take 32 KiB
+constexpr int64_t kFew = 8;            // tokens up to which short_attention.h has the scores
+constexpr int64_t kAtOnce = 4;  // short problems at once: their softmaxes, long chains, run beside each other
 
 constexpr int64_t padded(int64_t count, int64_t lanes) {
   return (count + lanes - 1) / lanes * lanes;

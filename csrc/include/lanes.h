@@ -33,7 +33,7 @@ struct Interleaved {
 
 // To (a0, a1, b0, b1), or to (a2, a3, b2, b3).
 template <bool kUpper>
-struct Halves2 {
+struct Paired {
   static constexpr int of(int lane) { return lane % 4 / 2 * kLanes + lane / 4 * 4 + lane % 2 + 2 * kUpper; }
 };
 
@@ -64,7 +64,7 @@ inline __attribute__((always_inline)) void add_pairs(Floats* v) {
 // Lane l of the result is the sum over all lanes of v[l]. Overwrites v.
 inline __attribute__((always_inline)) Floats lane_sums(Floats (&v)[kLanes]) {
   add_pairs<Interleaved, kLanes / 2>(v);
-  add_pairs<Halves2, kLanes / 4>(v);
+  add_pairs<Paired, kLanes / 4>(v);
   if constexpr (kLanes >= 8) add_pairs<Quads, kLanes / 8>(v);
   if constexpr (kLanes >= 16) add_pairs<Quads, kLanes / 16>(v);
   return v[0];
