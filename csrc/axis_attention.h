@@ -21,6 +21,7 @@
 #include <cuda_runtime_api.h>
 #endif
 
+#include "attention_scratch.h"
 #include "dtype.h"
 
 namespace pavdit {
@@ -75,10 +76,10 @@ constexpr int64_t axis_chunks(const AxisShape& shape) {
   return (shape.problems() + kAxisProblemsPerChunk - 1) / kAxisProblemsPerChunk;
 }
 
-// Float32 elements of scratch that one call needs: rows padded to the widest vector.
+// Float32 elements of scratch that one call needs.
 constexpr int64_t axis_scratch(const AxisShape& shape) {
-  const int64_t width = (shape.width + 15) / 16 * 16, tokens = (shape.keys + 15) / 16 * 16;
-  return 9 * tokens * width + 2 * tokens * tokens + 4 * width;
+  const int64_t tokens = (7 * problems_at_once(shape.queries, shape.keys) + 2) * shape.keys;
+  return attention_scratch(shape.keys, shape.width) + (tokens + 3) * row_scratch(shape.width);
 }
 
 struct AxisAttention {

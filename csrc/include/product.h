@@ -42,9 +42,15 @@ struct Result {
 };
 
 template <typename V, int kRows, int kColumns>
-inline __attribute__((always_inline)) void tile(Left a, Right b, Result out, int64_t terms) {
+inline __attribute__((always_inline)) void tile(const Left& a, const Right& b, const Result& out,
+                                                int64_t terms, bool add) {
   constexpr int lanes = sizeof(V) / sizeof(float);
   V sums[kRows][kColumns] = {};
+  if (add) {
+    for (int r = 0; r < kRows; ++r) {
+      for (int c = 0; c < kColumns; ++c) sums[r][c] = read<V>(out.data + r * out.row + c * lanes);
+    }
+  }
   for (int64_t t = 0; t < terms; ++t) {
     V factors[kColumns];
 #pragma GCC unroll 4
@@ -67,45 +73,73 @@ template <typename V, int kColumns,
           int kRows = (kTileSums / kColumns >= 8   ? 8
                        : kTileSums / kColumns >= 4 ? 4
                                                    : 2)>
-void column_block(Left a, Right b, Result out, int64_t rows, int64_t terms) {
+inline __attribute__((always_inline)) void column_block(const Left& left, const Right& b,
+                                                        const Result& result, int64_t rows, int64_t terms,
+                                                        bool add) {
+  Left a = left;
+  Result out = result;
   for (; rows >= kRows; rows -= kRows) {
-    tile<V, kRows, kColumns>(a, b, out, terms);
+    tile<V, kRows, kColumns>(a, b, out, terms, add);
     a.data += kRows * a.row;
     out.data += kRows * out.row;
   }
   if constexpr (kRows > 1) {
-    if (rows > 0) column_block<V, kColumns, kRows / 2>(a, b, out, rows, terms);
+    if (rows > 0) column_block<V, kColumns, kRows / 2>(a, b, out, rows, terms, add);
   }
 }
 
-// out[r][c] = sum over t of a[r][t] b[t][c]; `columns` is a multiple of kNarrow.
-void product(Left a, Right b, Result out, int64_t rows, int64_t terms, int64_t columns) {
+// How `product` reaches its blocks. In long products a block of its own is scheduled best; in short ones the
+// calls would cost a third of the time.
+struct Long {
+  template <typename V, int kColumns>
+  static __attribute__((noinline)) void block(const Left& a, const Right& b, const Result& out, int64_t rows,
+                                              int64_t terms, bool add) {
+    column_block<V, kColumns>(a, b, out, rows, terms, add);
+  }
+};
+struct Short {
+  template <typename V, int kColumns>
+  static inline __attribute__((always_inline)) void block(const Left& a, const Right& b, const Result& out,
+                                                          int64_t rows, int64_t terms, bool add) {
+    column_block<V, kColumns>(a, b, out, rows, terms, add);
+  }
+};
+
+// out[r][c] = sum over t of a[r][t] b[t][c], plus out[r][c] where `add`; `columns` is a multiple of kNarrow.
+template <typename Terms = Long>
+inline __attribute__((noinline)) void product(const Left& left, const Right& right, const Result& result,
+                                              int64_t rows, int64_t terms, int64_t columns,
+                                              bool add = false) {
+  const Left a = left;
+  Right b = right;
+  Result out = result;
   const auto advance = [&](int64_t count) {
     b.data += count;
     out.data += count;
     columns -= count;
   };
-  for (; columns >= 4 * kLanes; advance(4 * kLanes)) column_block<Floats, 4>(a, b, out, rows, terms);
+  for (; columns >= 4 * kLanes; advance(4 * kLanes))
+    Terms::template block<Floats, 4>(a, b, out, rows, terms, add);
   switch (columns / kLanes) {
     case 3:
-      column_block<Floats, 3>(a, b, out, rows, terms);
+      Terms::template block<Floats, 3>(a, b, out, rows, terms, add);
       advance(3 * kLanes);
       break;
     case 2:
-      column_block<Floats, 2>(a, b, out, rows, terms);
+      Terms::template block<Floats, 2>(a, b, out, rows, terms, add);
       advance(2 * kLanes);
       break;
     case 1:
-      column_block<Floats, 1>(a, b, out, rows, terms);
+      Terms::template block<Floats, 1>(a, b, out, rows, terms, add);
       advance(kLanes);
       break;
   }
-  if (columns > 0) column_block<Narrow, 1>(a, b, out, rows, terms);
+  if (columns > 0) Terms::template block<Narrow, 1>(a, b, out, rows, terms, add);
 }
 
 // to[c][r] = from[r][c]; the rows of `to` are filled up with zeros to `padded_rows`.
-void transpose(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to,
-               int64_t padded_rows) {
+inline void transpose(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to,
+                      int64_t padded_rows) {
   using Quad = float __attribute__((vector_size(16)));
   int64_t r = 0;
   for (; r + 4 <= rows; r += 4) {

@@ -16,12 +16,15 @@ def check_floating(op: str, **tensors: Tensor) -> None:
         TypeError: one is no tensor, has no supported dtype, or another dtype than the first.
         ValueError: one lives on another device than the first.
     """
-    first_name, first = next(iter(tensors.items()))
+    first_name, first = "", None
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{op}: want {name} a tensor, got {type(tensor).__name__}")
         if tensor.dtype not in FLOATING:
             raise TypeError(f"{op}: want {name} float32, bfloat16, float16 or float64, got {tensor.dtype}")
+        if first is None:
+            first_name, first = name, tensor
+            continue
         if tensor.dtype != first.dtype:
             raise TypeError(f"{op}: want {name} {first.dtype} as {first_name}, got {tensor.dtype}")
         if tensor.device != first.device:

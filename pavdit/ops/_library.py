@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -140,7 +141,20 @@ def native(op: str, *tensors: Tensor) -> bool:
         op: name of the raw op.
         tensors: its floating-point inputs, which are on one device.
     """
-    return op in _native.get(tensors[0].device.type, ()) and all(t.dtype in NATIVE_DTYPES for t in tensors)
+    first = tensors[0]
+    ops = _native["cpu"] if first.is_cpu else _native["cuda"] if first.is_cuda else ()
+    return op in ops and not [t for t in tensors if t.dtype not in NATIVE_DTYPES]
+
+
+def call(op: Callable[..., Any], *arguments: object) -> Any:
+    """Call a raw op past autograd, where all that waits is `forbid_gradients`, 4 us away in Python.
+
+    Only where no gradient is recorded: without grad mode, or in an autograd.Function.
+    """
+    if torch.compiler.is_compiling():
+        return op(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*arguments)
 
 
 def forbid_gradients(op: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pavdit.ops._attend import attend, attend_backward
 from pavdit.ops._checks import check_floating, check_norm_and_rope, check_valid
-from pavdit.ops._library import forbid_gradients, native
+from pavdit.ops._library import call, forbid_gradients, native
 from pavdit.ops.qk_norm_rope import norm_and_rotate, norm_and_rotate_backward
 
 torch.library.define(
@@ -32,6 +32,11 @@ torch.library.define(
 for _op in ("axis_attention", "axis_query_attention"):
     forbid_gradients(_op)
     forbid_gradients(f"{_op}_backward")
+
+_forward = torch.ops.pavdit.axis_attention.default
+_backward = torch.ops.pavdit.axis_attention_backward.default
+_query_forward = torch.ops.pavdit.axis_query_attention.default
+_query_backward = torch.ops.pavdit.axis_query_attention_backward.default
 
 MAX_LEADING, MAX_LENGTH, MAX_WIDTH = 8, 80, 128
 """The native kernels hold one problem in cache; beyond these sizes PyTorch's attention is as good."""
@@ -67,20 +72,26 @@ def axis_attention(
         ValueError: a shape, a device or `axis` does not fit.
         TypeError: a dtype or a type is none of the above.
     """
-    check_floating("axis_attention", qkv=qkv)
-    if qkv.ndim < 4 or qkv.shape[-3] != 3 or qkv.shape[-1] == 0:
-        raise ValueError(f"axis_attention: want qkv (...,3,A,E) with a leading axis, got {tuple(qkv.shape)}")
-    leading = qkv.shape[:-3]
-    _check_axis("axis_attention", axis, leading)
-    check_valid("axis_attention", valid, leading, qkv.device)
-    check_norm_and_rope("axis_attention", qkv, leading[axis], q_weight, k_weight, rope)
-    mixed = q_weight is not None and k_weight is not None and q_weight.dtype != k_weight.dtype
-    if mixed or not _served("axis_attention", qkv, axis, rope):
-        return axis_attention_reference(qkv, axis, valid, q_weight, k_weight, rope)
-    dense = [None if t is None else t.contiguous() for t in (q_weight, k_weight, rope)]
+    op = "axis_attention"
+    check_floating(op, qkv=qkv)
+    shape = qkv.shape
+    if len(shape) < 4 or shape[-3] != 3 or shape[-1] == 0:
+        raise ValueError(f"{op}: want qkv (...,3,A,E) with a leading axis, got {tuple(shape)}")
+    _check_axis(op, axis, len(shape) - 3)
+    if valid is not None:
+        check_valid(op, valid, shape[:-3], qkv.device)
+    if q_weight is None and k_weight is None and rope is None:
+        if not _served(op, qkv, axis):
+            return axis_attention_reference(qkv, axis, valid, None, None, None)
+    else:
+        check_norm_and_rope(op, qkv, shape[axis], q_weight, k_weight, rope)
+        mixed = q_weight is not None and k_weight is not None and q_weight.dtype != k_weight.dtype
+        if mixed or not _served(op, qkv, axis, rope):
+            return axis_attention_reference(qkv, axis, valid, q_weight, k_weight, rope)
+        q_weight, k_weight, rope = (None if t is None else t.contiguous() for t in (q_weight, k_weight, rope))
     if torch.is_grad_enabled():
-        return _AxisAttention.apply(qkv, axis, valid, *dense)
-    return torch.ops.pavdit.axis_attention(qkv, axis, valid, *dense)
+        return _AxisAttention.apply(qkv, axis, valid, q_weight, k_weight, rope)
+    return call(_forward, qkv, axis, valid, q_weight, k_weight, rope)
 
 
 def axis_query_attention(q: Tensor, kv: Tensor, axis: int, valid: Tensor | None = None) -> Tensor:
@@ -106,43 +117,46 @@ def axis_query_attention(q: Tensor, kv: Tensor, axis: int, valid: Tensor | None 
     """
     op = "axis_query_attention"
     check_floating(op, q=q, kv=kv)
-    if q.ndim < 4 or kv.ndim != q.ndim or q.shape[-3] != 1 or kv.shape[-3] != 2 or q.shape[-1] == 0:
+    shape, wide = q.shape, kv.shape
+    if len(shape) < 4 or len(wide) != len(shape) or shape[-3] != 1 or wide[-3] != 2 or shape[-1] == 0:
         raise ValueError(
             f"{op}: want q (...,1,A,E) and kv (...,2,A,E) with a leading axis, "
-            f"got {tuple(q.shape)} and {tuple(kv.shape)}"
+            f"got {tuple(shape)} and {tuple(wide)}"
         )
-    leading = kv.shape[:-3]
-    _check_axis(op, axis, leading)
-    want = (*leading[:axis], 1, *leading[axis + 1 :], 1, *kv.shape[-2:])
-    if q.shape != want:
+    _check_axis(op, axis, len(wide) - 3)
+    want = list(wide)
+    want[axis] = want[-3] = 1
+    if list(shape) != want:
         raise ValueError(
-            f"{op}: want q {want}, of length 1 along axis {axis} beside kv {tuple(kv.shape)}, "
-            f"got {tuple(q.shape)}"
+            f"{op}: want q {tuple(want)}, of length 1 along axis {axis} beside kv {tuple(wide)}, "
+            f"got {tuple(shape)}"
         )
-    check_valid(op, valid, leading, q.device)
+    if valid is not None:
+        check_valid(op, valid, wide[:-3], q.device)
     if not _served(op, kv, axis):
         return axis_query_attention_reference(q, kv, axis, valid)
     if torch.is_grad_enabled():
         return _AxisQueryAttention.apply(q, kv, axis, valid)
-    return torch.ops.pavdit.axis_query_attention(q, kv, axis, valid)
+    return call(_query_forward, q, kv, axis, valid)
 
 
 def _served(op: str, packed: Tensor, axis: int, rope: Tensor | None = None) -> bool:
     """Whether the native kernel takes these shapes. It has no gradient for `rope`."""
+    shape = packed.shape
     return (
         native(op, packed)
-        and packed.ndim - 3 <= MAX_LEADING
-        and 1 <= packed.shape[axis] <= MAX_LENGTH
-        and packed.shape[-1] <= MAX_WIDTH
+        and len(shape) - 3 <= MAX_LEADING
+        and 1 <= shape[axis] <= MAX_LENGTH
+        and shape[-1] <= MAX_WIDTH
         and not (rope is not None and rope.requires_grad)
     )
 
 
-def _check_axis(op: str, axis: int, leading: tuple[int, ...]) -> None:
+def _check_axis(op: str, axis: int, leading: int) -> None:
     if not isinstance(axis, int) or isinstance(axis, bool):
         raise TypeError(f"{op}: want axis an int, got {type(axis).__name__}")
-    if not 0 <= axis < len(leading):
-        raise ValueError(f"{op}: want axis in 0..{len(leading) - 1} (a leading axis), got {axis}")
+    if not 0 <= axis < leading:
+        raise ValueError(f"{op}: want axis in 0..{leading - 1} (a leading axis), got {axis}")
 
 
 def _problems(x: Tensor, axis: int) -> Tensor:
@@ -279,13 +293,13 @@ class _AxisAttention(torch.autograd.Function):
         # Only the inputs are saved: short problems are computed again faster than read.
         ctx.save_for_backward(qkv, valid, q_weight, k_weight, rope)
         ctx.axis = axis
-        return torch.ops.pavdit.axis_attention(qkv, axis, valid, q_weight, k_weight, rope)
+        return call(_forward, qkv, axis, valid, q_weight, k_weight, rope)  # type: ignore[no-any-return]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         qkv, *others = ctx.saved_tensors
-        dqkv, dq_weight, dk_weight = torch.ops.pavdit.axis_attention_backward(grad, qkv, ctx.axis, *others)
+        dqkv, dq_weight, dk_weight = call(_backward, grad, qkv, ctx.axis, *others)
         if others[1] is None:
             return dqkv, None, None, None, None, None
         return dqkv, None, None, dq_weight, dk_weight, None
@@ -296,11 +310,11 @@ class _AxisQueryAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, kv: Tensor, axis: int, valid: Tensor | None) -> Tensor:
         ctx.save_for_backward(q, kv, valid)
         ctx.axis = axis
-        return torch.ops.pavdit.axis_query_attention(q, kv, axis, valid)
+        return call(_query_forward, q, kv, axis, valid)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         q, kv, valid = ctx.saved_tensors
-        dq, dkv = torch.ops.pavdit.axis_query_attention_backward(grad, q, kv, ctx.axis, valid)
+        dq, dkv = call(_query_backward, grad, q, kv, ctx.axis, valid)
         return dq, dkv, None, None

@@ -22,6 +22,7 @@ from attention_loops import (
 )
 from numerics import assert_equation, assert_no_worse
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from pavdit.ops import axis_attention, axis_query_attention
 from pavdit.ops._library import build_facts, native
@@ -175,10 +176,16 @@ def test_strides_do_not_change_the_result() -> None:
     assert_equation(out, axis_attention(view.contiguous(), 1))
 
 
-def test_more_problems_than_a_grid_dimension() -> None:
-    qkv = draw(65_600, 2, 3, 1, 4, dtype=torch.float32)
-    out = axis_attention(qkv, 1)
-    assert_equation(out[-70:], axis_attention(qkv[-70:], 1))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("problems", [65_535, 65_536, 70_000])
+def test_more_problems_than_a_grid_dimension(problems: int, dtype: torch.dtype) -> None:
+    qkv = torch.randn(problems, 8, 3, 1, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    grad = torch.randn(problems, 8, 1, 8, generator=torch.Generator().manual_seed(1)).to(dtype)
+    whole = with_gradients(axis_attention, [qkv, 1], grad)
+    pieces = [with_gradients(axis_attention, [qkv[i], 1], grad[i]) for i in (slice(99), slice(-99, None))]
+    for got, first, last in zip(whole, *pieces, strict=True):
+        assert torch.equal(got[:99], first)
+        assert torch.equal(got[-99:], last)
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 3, 2, 8), (2, 0, 3, 2, 8), (2, 4, 3, 0, 8)], ids=str)
@@ -190,9 +197,33 @@ def test_empty(shape: tuple[int, ...]) -> None:
     assert out.shape == (*shape[:2], *shape[3:])
 
 
+def test_query_without_tokens_is_zero() -> None:
+    q, kv = draw(2, 1, 1, 2, 8, dtype=torch.float32), torch.zeros(2, 0, 2, 2, 8)
+    assert torch.equal(axis_query_attention(q, kv, 1), torch.zeros(2, 1, 2, 8))
+
+
 def test_meta_device() -> None:
     out = axis_attention(torch.empty(2, 6, 3, 2, 8, device="meta", dtype=torch.bfloat16), 1)
     assert (out.shape, out.dtype) == ((2, 6, 2, 8), torch.bfloat16)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients(mode: Any) -> None:
+    qkv = draw(2, 4, 3, 2, 8, dtype=torch.float32).requires_grad_()
+    q, kv = qkv[:, :1, :1], qkv[:, :, 1:]
+    want = axis_attention(qkv, 1), axis_query_attention(q, kv, 1)
+    with mode():
+        got = axis_attention(qkv, 1), axis_query_attention(q, kv, 1)
+    for g, w in zip(got, want, strict=True):
+        assert not g.requires_grad
+        assert torch.equal(g, w)
+
+
+def test_fake_tensors_stay_fake() -> None:
+    with FakeTensorMode(), torch.no_grad():
+        qkv = torch.empty(2, 4, 3, 2, 8)
+        found = axis_attention(qkv, 1), axis_query_attention(qkv[:, :1, :1], qkv[:, :, 1:], 1)
+    assert all(isinstance(out, FakeTensor) for out in found)
 
 
 def test_raw_ops() -> None:
@@ -343,6 +374,18 @@ def test_query_accuracy(name: str, dtype: torch.dtype, device: str) -> None:
         pytest.skip("no query where there is no token")
     q, kv = qkv.narrow(axis, 0, 1)[..., :1, :, :], qkv[..., 1:, :, :]
     assert_as_good_as(axis_query_attention_reference, axis_query_attention, [q, kv, axis, valid])
+
+
+LENGTHS = [*range(2, 10), 15, 16, 17, 25, 33, 48, 65, 80]  # around whole vectors and tiles of queries
+WIDTHS = [(48, torch.float32), (64, torch.float32), (72, torch.float32), (96, torch.float32)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("width", "dtype"), [*WIDTHS, (72, torch.bfloat16), (64, torch.float16)], ids=str)
+def test_accuracy_at_every_length(width: int, dtype: torch.dtype, device: str) -> None:
+    for length in LENGTHS:
+        arguments = inputs_of(Call((1, length, 5, width), 1, masked=length % 3 == 0), dtype, device=device)
+        assert_as_good_as(axis_attention_reference, axis_attention, arguments)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -612,6 +655,7 @@ ERRORS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "dtype": ({"qkv": GOOD.int()}, TypeError, "want qkv float32, .*got torch.int32"),
     "rank": ({"qkv": torch.zeros(3, 2, 8)}, ValueError, r"want qkv \(...,3,A,E\).*got \(3, 2, 8\)"),
     "packed": ({"qkv": torch.zeros(2, 4, 2, 2, 8)}, ValueError, r"want qkv .*got \(2, 4, 2, 2, 8\)"),
+    "no width": ({"qkv": GOOD[..., :0]}, ValueError, r"want qkv .*got \(2, 4, 3, 2, 0\)"),
     "axis": ({"axis": 2}, ValueError, "want axis in 0..1 .*got 2"),
     "negative axis": ({"axis": -1}, ValueError, "want axis in 0..1 .*got -1"),
     "axis type": ({"axis": 1.0}, TypeError, "want axis an int, got float"),
