@@ -106,7 +106,7 @@ def test_raw_ops(name: str) -> None:
 
 
 def test_raw_op_refuses_gradients() -> None:
-    qkv = draw(1, 2, 2, 2, 3, 1, 4).requires_grad_()
+    qkv = draw(1, 2, 2, 2, 3, 1, 4, dtype=torch.float32).requires_grad_()
     with pytest.raises(RuntimeError, match="want inputs that need no gradient.*call pavdit.ops.block_cross"):
         torch.ops.pavdit.block_cross_attention(qkv, qkv, (1, 1, 1))
 
