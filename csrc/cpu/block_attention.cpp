@@ -138,6 +138,14 @@ Tokens<T, Pointer> tokens_of(const BlockRows<Pointer>& rows, const Place& place,
   return {place.first<T>(rows), rows, at, seen};
 }
 
+// The next head's row, which is needed once the arithmetic of this problem is done: the rows of a problem lie
+// too far apart for the processor to guess them (15 % of the forward of 64 bfloat16 tokens).
+template <typename T>
+void fetch_ahead(const T* row, int64_t width) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = 0; i < width; i += kLine) __builtin_prefetch(row + i);
+}
+
 // As float32 in `buffer`, or in place where nothing is to be done to them.
 template <typename T, typename Pointer>
 Rows read_rows(const Tokens<T, Pointer>& tokens, int64_t width, const Preparation& how, float* buffer) {
@@ -146,7 +154,9 @@ Rows read_rows(const Tokens<T, Pointer>& tokens, int64_t width, const Preparatio
   }
   const int64_t stride = row_scratch(width);
   for (int64_t i = 0; i < tokens.seen.count; ++i) {
-    load_row(tokens[i], width, buffer + i * stride);
+    const T* row = tokens[i];
+    fetch_ahead(row + tokens.rows.head, width);
+    load_row(row, width, buffer + i * stride);
     prepare(buffer + i * stride, width, how, tokens.seen[i]);
   }
   return {buffer, stride};
