@@ -15,6 +15,9 @@
 #pragma once
 
 #include <cstdint>
+#if defined(USE_CUDA)
+#include <cuda_runtime_api.h>
+#endif
 
 #include "attention_scratch.h"
 #include "dtype.h"
@@ -108,4 +111,23 @@ extern const BlockAttention block_attention;
 }
 
 }  // namespace cpu
+
+#if defined(USE_CUDA)
+namespace cuda {
+
+// Arrays have an element for every direction; norm, rotation and mask go with one direction only. 16-bit
+// types, E a multiple of 8, every row 16-byte aligned.
+cudaError_t block_attention_forward(const BlockShape& shape, const BlockInputs* in,
+                                    const BlockRows<void*>* out, cudaStream_t stream);
+
+// Rows of BlockGradients::partial where there are weights.
+int64_t block_chunks(const BlockShape& shape);
+
+// dq_weight and dk_weight: [E], null without norm.
+cudaError_t block_attention_backward(const BlockShape& shape, const BlockInputs* in,
+                                     const BlockGradients* gradients, void* dq_weight, void* dk_weight,
+                                     cudaStream_t stream);
+
+}  // namespace cuda
+#endif
 }  // namespace pavdit

@@ -29,8 +29,9 @@ BlockRows<Void*> block_rows(const BlockShape& shape, const Tensor& t, Void* data
   using Byte = std::conditional_t<std::is_const_v<Void>, const char, char>;
   const int64_t bytes = t.scalar_type() == ScalarType::Float ? 4 : 2;
   const int64_t offset = t.dim() == 7 ? part * t.stride(4) * bytes : 0;
-  BlockRows<Void*> rows{static_cast<Byte*>(data) + offset, {}, t.stride(t.dim() - 2), 0};
-  for (int axis = 0; axis < 4; ++axis) rows.grid[axis] = t.stride(axis);
+  BlockRows<Void*> rows{
+      static_cast<Byte*>(data) + offset, {}, shape.heads == 1 ? 0 : t.stride(t.dim() - 2), 0};
+  for (int axis = 0; axis < 4; ++axis) rows.grid[axis] = t.size(axis) == 1 ? 0 : t.stride(axis);
   rows.along = uniform_stride(shape.block, rows.grid + 1);
   return rows;
 }
