@@ -115,8 +115,7 @@ extern const BlockAttention block_attention;
 #if defined(USE_CUDA)
 namespace cuda {
 
-// Arrays have an element for every direction; norm, rotation and mask go with one direction only. 16-bit
-// types, E a multiple of 8, every row 16-byte aligned.
+// Arrays have an element for every direction; norm, rotation and mask go with one direction only.
 cudaError_t block_attention_forward(const BlockShape& shape, const BlockInputs* in,
                                     const BlockRows<void*>* out, cudaStream_t stream);
 

@@ -26,6 +26,7 @@ struct BlockCall {
   int warps;       // of a problem
   uint32_t count;  // of problems, below 2^31
   float scale;
+  bool whole;  // float32 rows may be read four columns at a time
 };
 
 // The first token of a problem's block.

@@ -10,10 +10,11 @@
 namespace pavdit {
 namespace {
 
-// For the kernels' 16-byte accesses: the tensor itself, or a copy where a row begins anywhere else.
+// For the kernels' 16-byte accesses: the tensor itself, or a copy where only a copy has such rows.
 Tensor with_aligned_rows(const Tensor& any) {
   const Tensor t = with_dense_rows(any);
   const int64_t elements = t.scalar_type() == ScalarType::Float ? 4 : 8;
+  if (t.dim() == 0 || t.size(-1) % elements != 0) return t;
   bool aligned = reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0;
   for (int64_t axis = 0; axis + 1 < t.dim(); ++axis) {
     aligned = aligned && (t.size(axis) == 1 || t.stride(axis) % elements == 0);
