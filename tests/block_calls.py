@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from attention_loops import attention_row, norm_and_rotate_vector
 from numerics import assert_no_worse
 from torch import Tensor
 
 Block = tuple[int, int, int]
+CUDA = pytest.mark.skipif(
+    not torch.cuda.is_available() and "cuda" not in os.environ.get("PAVDIT_REQUIRE_KERNELS", ""),
+    reason="no CUDA device",
+)
+DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
 LOW = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -64,6 +71,11 @@ def laid_out(packed: Tensor, layout: str) -> Tensor:
     return packed
 
 
+def on(device: str, arguments: list[Any]) -> list[Any]:
+    """The same arguments with all tensors on a device."""
+    return [a.to(device) if isinstance(a, Tensor) else a for a in arguments]
+
+
 def double(value: Any) -> Any:
     """Floating-point tensors in float64, all else as it is."""
     return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
@@ -86,7 +98,7 @@ def assert_as_good_as(reference: Any, op: Any, arguments: list[Any], results: in
     """Forward and backward err at most twice as much as PyTorch's own attention in the dtype given."""
     like = arguments[0]
     shape = like.shape if like.ndim == 6 else (*like.shape[:4], *like.shape[5:])
-    grads = [draw(*shape, dtype=like.dtype, seed=50 + i) for i in range(results)]
+    grads = [draw(*shape, dtype=like.dtype, seed=50 + i).to(like.device) for i in range(results)]
     found, plain, exact = (
         with_gradients(f, a, grads)
         for f, a in (

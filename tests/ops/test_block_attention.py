@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from attention_loops import angles, eager_attention, eager_norm_and_rotate
-from block_calls import LOW, Block, assert_as_good_as, draw, laid_out, loops, with_gradients
+from block_calls import DEVICES, LOW, Block, assert_as_good_as, draw, laid_out, loops, on, with_gradients
 from numerics import assert_equation, assert_no_worse
 from torch import Tensor
 
@@ -184,44 +184,49 @@ CALLS = {
 }
 
 
-def inputs_of(call: Call, dtype: torch.dtype, weight_dtype: torch.dtype = torch.float32) -> list[Any]:
+def inputs_of(
+    call: Call, dtype: torch.dtype, weight_dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> list[Any]:
     """Everything that `block_attention` takes."""
     (*grid, heads, width), (bt, bh, bw) = call.shape, call.block
-    q, k, v = laid_out(draw(*grid, 3, heads, width, dtype=dtype), call.layout).unbind(4)
+    packed = draw(*grid, 3, heads, width, dtype=dtype).to(device)
+    q, k, v = laid_out(packed, call.layout).unbind(4)
     valid = draw(*grid, seed=1) > -0.3 if call.masked else None
     if valid is not None and valid.numel() > 0:
         valid[0, :bt, :bh, :bw] = False  # a block that sees nothing
     weights = [(1 + 0.2 * draw(width, seed=s)).to(weight_dtype) if call.normed else None for s in (2, 3)]
-    return [q, k, v, call.block, valid, *weights, angles(bt * bh * bw, width) if call.turned else None]
+    rope = angles(bt * bh * bw, width) if call.turned else None
+    return [q, k, v, call.block, *on(device, [valid, *weights, rope])]
 
 
-@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 @pytest.mark.parametrize("name", CALLS)
 def test_accuracy(name: str, dtype: torch.dtype, device: str) -> None:
-    assert_as_good_as(block_attention_reference, block_attention, inputs_of(CALLS[name], dtype))
+    arguments = inputs_of(CALLS[name], dtype, device=device)
+    assert_as_good_as(block_attention_reference, block_attention, arguments)
 
 
-@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("block", [(4, 8, 8), (2, 8, 8), (1, 8, 8), (4, 4, 4)], ids=str)
 def test_accuracy_of_the_decoder(block: Block, device: str) -> None:
-    arguments = inputs_of(Call((1, 16, 32, 32, 6, 64), block), torch.bfloat16)
+    arguments = inputs_of(Call((1, 16, 32, 32, 6, 64), block), torch.bfloat16, device=device)
     assert_as_good_as(block_attention_reference, block_attention, arguments)
 
 
-@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 def test_accuracy_with_weights_in_the_dtype_of_the_input(dtype: torch.dtype, device: str) -> None:
-    arguments = inputs_of(CALLS["cube"], dtype, dtype)
+    arguments = inputs_of(CALLS["cube"], dtype, dtype, device=device)
     assert_as_good_as(block_attention_reference, block_attention, arguments)
 
 
-@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("shape", [(4,), (3, 1), (4, 1, 1), (2, 1, 1, 1), (2, 4, 3, 4)], ids=str)
 def test_accuracy_with_masks_that_broadcast(shape: tuple[int, ...], device: str) -> None:
     arguments = inputs_of(Call((2, 4, 3, 4, 2, 8), (2, 3, 2)), torch.float32)
     arguments[4] = draw(*shape, seed=7) > -0.2
-    assert_as_good_as(block_attention_reference, block_attention, arguments)
+    assert_as_good_as(block_attention_reference, block_attention, on(device, arguments))
 
 
 @needs_native
@@ -262,10 +267,11 @@ def test_raw_backward_op(name: str) -> None:
     torch.library.opcheck(torch.ops.pavdit.block_attention_backward.default, (grad, *arguments))
 
 
-@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("device", DEVICES)
 def test_same_bits_in_every_run(device: str) -> None:
-    arguments = inputs_of(Call((3, 4, 10, 14, 3, 16), (2, 5, 7), normed=True, masked=True), torch.float32)
-    grad = draw(3, 4, 10, 14, 3, 16, dtype=torch.float32)
+    call = Call((3, 4, 10, 14, 3, 16), (2, 5, 7), normed=True, masked=True)
+    arguments = inputs_of(call, torch.float32, device=device)
+    grad = draw(*call.shape, dtype=torch.float32).to(device)
     threads = torch.get_num_threads()
     first = with_gradients(block_attention, arguments, [grad])
     try:
@@ -277,10 +283,10 @@ def test_same_bits_in_every_run(device: str) -> None:
 
 
 @needs_native
-@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 def test_masked_rows_are_never_read(dtype: torch.dtype, device: str) -> None:
-    q, k, v, block, valid, *others = inputs_of(CALLS["cube"], dtype)
+    q, k, v, block, valid, *others = inputs_of(CALLS["cube"], dtype, device=device)
     want = block_attention(q, k, v, block, valid, *others)
     k, v = k.clone(), v.clone()
     for x in (k, v):
@@ -312,6 +318,19 @@ def test_large_scores_do_not_overflow() -> None:
     exact = block_attention(*(a.double() if isinstance(a, Tensor) else a for a in arguments))
     plain = block_attention_reference(*arguments, None, None, None, None)
     assert_no_worse(block_attention(*arguments), plain, exact)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
+def test_more_elements_than_32_bits_count(device: str) -> None:
+    pattern = draw(4100, 1, 64, dtype=torch.bfloat16).to(device)
+    x = pattern.expand(1, 2, 4096, 4100, 1, 64).contiguous()  # 4 GiB, and as much for the result
+    assert x.numel() > 2**31
+    x[:, :, -4:] = draw(1, 2, 4, 4100, 1, 64, dtype=torch.bfloat16, seed=1).to(device)
+    out = block_attention(x, x, x, (1, 4, 4))
+    for rows in (slice(None, 4), slice(-4, None)):
+        part = x[:, :, rows].contiguous()
+        assert torch.equal(out[:, :, rows], block_attention(part, part, part, (1, 4, 4)))
 
 
 @pytest.mark.parametrize("needs", [(0,), (1, 2), (5, 6), (0, 5)], ids=["q", "kv", "weights", "q-weight"])

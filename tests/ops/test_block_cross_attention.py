@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from block_calls import LOW, Block, assert_as_good_as, draw, laid_out, loops, with_gradients
+from block_calls import DEVICES, LOW, Block, assert_as_good_as, draw, laid_out, loops, with_gradients
 from numerics import assert_equation
 
 from pavdit.ops import block_attention, block_cross_attention
@@ -66,24 +66,24 @@ CALLS = {
 }
 
 
-def inputs_of(call: Call, dtype: torch.dtype) -> list[Any]:
+def inputs_of(call: Call, dtype: torch.dtype, device: str = "cpu") -> list[Any]:
     """Everything that `block_cross_attention` takes."""
     (*grid, heads, width), (first, second) = call.shape, call.layouts
-    a, b = (draw(*grid, 3, heads, width, dtype=dtype, seed=s) for s in (0, 1))
+    a, b = (draw(*grid, 3, heads, width, dtype=dtype, seed=s).to(device) for s in (0, 1))
     return [laid_out(a, first), laid_out(b, second), call.block]
 
 
-@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 @pytest.mark.parametrize("name", CALLS)
 def test_accuracy(name: str, dtype: torch.dtype, device: str) -> None:
-    arguments = inputs_of(CALLS[name], dtype)
+    arguments = inputs_of(CALLS[name], dtype, device=device)
     assert_as_good_as(block_cross_attention_reference, block_cross_attention, arguments, results=2)
 
 
-@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("device", DEVICES)
 def test_accuracy_of_the_decoder(device: str) -> None:
-    arguments = inputs_of(Call((1, 16, 32, 32, 6, 64), (1, 8, 8)), torch.bfloat16)
+    arguments = inputs_of(Call((1, 16, 32, 32, 6, 64), (1, 8, 8)), torch.bfloat16, device=device)
     assert_as_good_as(block_cross_attention_reference, block_cross_attention, arguments, results=2)
 
 
