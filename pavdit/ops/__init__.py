@@ -6,7 +6,8 @@ where there is one for the device and dtype; ``pavdit doctor`` says which implem
 
 from pavdit.ops.adaln_modulate import adaln_modulate
 from pavdit.ops.axis_attention import axis_attention, axis_query_attention
-from pavdit.ops.block_attention import block_attention, block_cross_attention
+from pavdit.ops.block_attention import block_attention
+from pavdit.ops.block_cross_attention import block_cross_attention
 from pavdit.ops.gated_residual_adaln import gated_residual_adaln
 from pavdit.ops.griffin_lim_step import griffin_lim_step
 from pavdit.ops.guided_euler_step import bounce_sign, fold, guided_euler_step_
