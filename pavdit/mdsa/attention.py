@@ -92,7 +92,7 @@ class MultiScaleTemporalSelfAttention(nn.Module):
         for heads, weight, scale in zip(attended, self.deconv, SCALES, strict=True):
             frames = linear(heads.flatten(-2), weight)  # (B, T/k, S, k*D)
             frames = frames.unflatten(-1, (scale, z.shape[-1])).transpose(2, 3)  # (B, T/k, k, S, D)
-            z = z + frames.flatten(1, 2)
+            z = (z.unflatten(1, frames.shape[1:3]) + frames).flatten(1, 2)  # reads the view: no copy
         return z  # (B, T, S, D)
 
 
