@@ -18,6 +18,7 @@
 
 #include <cstdint>
 
+#include "attention_scratch.h"
 #include "dtype.h"
 
 namespace pavdit {
@@ -72,10 +73,9 @@ constexpr int64_t axis_chunks(const AxisShape& shape) {
   return (shape.problems() + kAxisProblemsPerChunk - 1) / kAxisProblemsPerChunk;
 }
 
-// Float32 elements of scratch that one call needs: rows padded to the widest vector.
+// Float32 elements of scratch that one call needs.
 constexpr int64_t axis_scratch(const AxisShape& shape) {
-  const int64_t width = (shape.width + 15) / 16 * 16, tokens = (shape.keys + 15) / 16 * 16;
-  return 9 * tokens * width + 2 * tokens * tokens + 4 * width;
+  return attention_scratch(shape.keys, shape.width) + (9 * shape.keys + 3) * row_scratch(shape.width);
 }
 
 struct AxisAttention {

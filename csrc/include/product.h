@@ -39,12 +39,18 @@ struct Right {
 struct Result {
   float* data;
   int64_t row;
+  bool add = false;  // to what is there already
 };
 
 template <typename V, int kRows, int kColumns>
 inline __attribute__((always_inline)) void tile(Left a, Right b, Result out, int64_t terms) {
   constexpr int lanes = sizeof(V) / sizeof(float);
   V sums[kRows][kColumns] = {};
+  if (out.add) {
+    for (int r = 0; r < kRows; ++r) {
+      for (int c = 0; c < kColumns; ++c) sums[r][c] = read<V>(out.data + r * out.row + c * lanes);
+    }
+  }
   for (int64_t t = 0; t < terms; ++t) {
     V factors[kColumns];
 #pragma GCC unroll 4
@@ -79,7 +85,7 @@ void column_block(Left a, Right b, Result out, int64_t rows, int64_t terms) {
 }
 
 // out[r][c] = sum over t of a[r][t] b[t][c]; `columns` is a multiple of kNarrow.
-void product(Left a, Right b, Result out, int64_t rows, int64_t terms, int64_t columns) {
+inline void product(Left a, Right b, Result out, int64_t rows, int64_t terms, int64_t columns) {
   const auto advance = [&](int64_t count) {
     b.data += count;
     out.data += count;
@@ -104,8 +110,8 @@ void product(Left a, Right b, Result out, int64_t rows, int64_t terms, int64_t c
 }
 
 // to[c][r] = from[r][c]; the rows of `to` are filled up with zeros to `padded_rows`.
-void transpose(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to,
-               int64_t padded_rows) {
+inline void transpose(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to,
+                      int64_t padded_rows) {
   using Quad = float __attribute__((vector_size(16)));
   int64_t r = 0;
   for (; r + 4 <= rows; r += 4) {
