@@ -352,8 +352,8 @@ def test_has_no_second_derivative() -> None:
 RAW = torch.zeros(2, 8, 3, 3, 2, 8)
 RAW_ERRORS: dict[str, tuple[Tensor, str]] = {
     "dtype": (RAW.double(), "want qkv in float32, bfloat16 or float16"),
-    "rank": (RAW[0], r"want qkv \(B,T,S,3,A,E\) .*got \(8, 3, 3, 2, 8\)"),
-    "packed": (RAW[:, :, :, :2], r"want qkv \(B,T,S,3,A,E\) .*got \(2, 8, 3, 2, 2, 8\)"),
+    "rank": (RAW[0], r"want qkv \(B,T,S,3,A,E\), got \(8, 3, 3, 2, 8\)"),
+    "packed": (RAW[:, :, :, :2], r"want qkv \(B,T,S,3,A,E\), got \(2, 8, 3, 2, 2, 8\)"),
     "frames": (RAW[:, :6], "want .*T a multiple of 4 in 4..80.*got .*6"),
     "no frames": (RAW[:, :0], "want .*T a multiple of 4 in 4..80.*got .*0"),
     "long": (torch.zeros(1, 84, 1, 3, 1, 2), "want .*T a multiple of 4 in 4..80.*got .*84"),
