@@ -11,21 +11,25 @@
 //
 // Cost per problem of T frames: forward reads 3 T E elements and writes 7/4 T E, and does 4 (1 + 1/4 + 1/16)
 // T^2 E flops; backward computes p again (only qkv is saved), reads 19/4 T E, writes 3 T E, and does 2.5
-// times the flops. The pooled q, k, v never reach memory: three calls of an attention would read qkv twice
-// more and write and read 9/4 T E of it. At T = 16 in float32 that is 14 flops a byte: memory bounds it on
-// every GPU, arithmetic and memory about equally on a CPU.
+// times the flops. The averages never reach memory; three calls of an attention would write and read 9/4 T E
+// more. At T = 16 that is 4.4 flops a byte in float32, 8.8 in bfloat16: memory bounds it on a GPU, arithmetic
+// and memory about equally on a CPU.
 #pragma once
 
 #include <cstdint>
+#if defined(USE_CUDA)
+#include <cuda_runtime_api.h>
+#endif
 
 #include "attention_scratch.h"
 #include "dtype.h"
 
 namespace pavdit {
 
-constexpr int kRates = 3;               // 1, 2, 4: rate r averages 1 << r frames
-constexpr int kMultiscaleMultiple = 4;  // T is a multiple of it
-constexpr int kMultiscaleMaxFrames = 80;
+constexpr int kRates = 3;                     // 1, 2, 4: rate r averages 1 << r frames
+constexpr int kMultiscaleMultiple = 4;        // T is a multiple of it
+constexpr int kMultiscaleMaxFrames = 80;      // the working memory of a problem stays in L2
+constexpr int kMultiscaleCudaMaxFrames = 32;  // a lane per frame
 constexpr int kMultiscaleMaxWidth = 128;
 
 struct MultiscaleShape {
@@ -95,4 +99,15 @@ extern const MultiscaleTemporalAttention multiscale_temporal_attention;
 }
 
 }  // namespace cpu
+
+#if defined(USE_CUDA)
+namespace cuda {
+
+cudaError_t multiscale_temporal_attention_forward(const MultiscaleShape& shape, const MultiscaleInputs& in,
+                                                  const MultiscaleOutputs& out, cudaStream_t stream);
+cudaError_t multiscale_temporal_attention_backward(const MultiscaleShape& shape, const MultiscaleInputs& in,
+                                                   const MultiscaleGradients& gradients, cudaStream_t stream);
+
+}  // namespace cuda
+#endif
 }  // namespace pavdit

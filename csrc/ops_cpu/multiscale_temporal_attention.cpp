@@ -37,28 +37,31 @@ void over_problems(const MultiscaleShape& shape, Run run) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> multiscale_temporal_attention(const Tensor& qkv_any) {
-  const MultiscaleShape shape = multiscale_shape(qkv_any);
+  const MultiscaleShape shape = multiscale_shape(qkv_any, kMultiscaleMaxFrames);
   const Tensor qkv = with_dense_rows(qkv_any);
   const MultiscaleInputs in = multiscale_inputs(qkv);
-  const MultiscaleResults out(shape, qkv);
+  const std::array<Tensor, kRates> results = multiscale_results(shape, qkv);
+  const MultiscaleOutputs out = multiscale_outputs(results);
   over_problems(shape, [&](float* scratch, int64_t begin, int64_t end) {
-    multiscale_kernels().forward(shape, in, out.rows, scratch, begin, end);
+    multiscale_kernels().forward(shape, in, out, scratch, begin, end);
   });
-  return {out.tensors[0], out.tensors[1], out.tensors[2]};
+  return {results[0], results[1], results[2]};
 }
 
 Tensor multiscale_temporal_attention_backward(const std::optional<Tensor>& grad_full,
                                               const std::optional<Tensor>& grad_half,
                                               const std::optional<Tensor>& grad_quarter,
                                               const Tensor& qkv_any) {
-  const MultiscaleShape shape = multiscale_shape(qkv_any);
+  const MultiscaleShape shape = multiscale_shape(qkv_any, kMultiscaleMaxFrames);
   const Tensor qkv = with_dense_rows(qkv_any);
   const MultiscaleInputs in = multiscale_inputs(qkv);
-  const MultiscaleGradientTensors gradients(shape, qkv, {grad_full, grad_half, grad_quarter});
+  const ThreeRates grads = multiscale_grads(shape, qkv, {grad_full, grad_half, grad_quarter});
+  const Tensor dqkv = torch::stable::new_empty(qkv, qkv.sizes());
+  const MultiscaleGradients gradients = multiscale_gradients(grads, dqkv);
   over_problems(shape, [&](float* scratch, int64_t begin, int64_t end) {
-    multiscale_kernels().backward(shape, in, gradients.rows, scratch, begin, end);
+    multiscale_kernels().backward(shape, in, gradients, scratch, begin, end);
   });
-  return gradients.dqkv;
+  return dqkv;
 }
 
 }  // namespace

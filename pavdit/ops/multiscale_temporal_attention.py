@@ -21,7 +21,7 @@ torch.library.define(
 forbid_gradients("multiscale_temporal_attention")
 forbid_gradients("multiscale_temporal_attention_backward")
 
-MAX_FRAMES, MAX_WIDTH = 80, 128
+MAX_FRAMES, MAX_WIDTH = {"cpu": 80, "cuda": 32}, 128
 """The native kernels hold one problem in cache; beyond these sizes PyTorch's attention is as good."""
 
 
@@ -61,8 +61,9 @@ def multiscale_temporal_attention(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _served(qkv: Tensor) -> bool:
     """Whether the native kernel takes this shape."""
-    fits = 4 <= qkv.shape[1] <= MAX_FRAMES and qkv.shape[5] <= MAX_WIDTH
-    return fits and native("multiscale_temporal_attention", qkv)
+    if not native("multiscale_temporal_attention", qkv):
+        return False
+    return 4 <= qkv.shape[1] <= MAX_FRAMES[qkv.device.type] and qkv.shape[5] <= MAX_WIDTH
 
 
 def multiscale_temporal_attention_reference(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:

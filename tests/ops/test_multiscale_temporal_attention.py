@@ -179,8 +179,11 @@ CALLS = {
     "tall": Call((1, 32, 16, 2, 64)),  # T = 32, S = 16
     "ragged": Call((3, 12, 5, 3, 37)),
     "narrow": Call((2, 20, 3, 2, 6)),
-    "longest": Call((1, 80, 2, 1, 96)),
+    "four": Call((3, 4, 5, 3, 64)),
+    "twelve": Call((2, 12, 3, 2, 96)),
+    "wide": Call((1, 16, 3, 2, 128)),
     "widest": Call((1, 28, 2, 2, 128)),
+    "longest": Call((1, 80, 2, 1, 96)),
     "strided": Call((3, 16, 4, 2, 40), "strided"),
     "sparse": Call((2, 8, 4, 2, 24), "sparse"),  # E has a stride
     "unaligned": Call((2, 16, 3, 2, 64), "unaligned"),
@@ -301,15 +304,24 @@ def test_raw_ops(name: str) -> None:
 
 
 @needs_native
-def test_what_is_not_a_number_stays_in_its_problem() -> None:
-    qkv = draw(2, 8, 3, 3, 2, 64, dtype=torch.float32)
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_what_is_not_a_number_stays_in_its_problem(dtype: torch.dtype, device: str) -> None:
+    qkv = draw(2, 8, 3, 3, 2, 64, dtype=dtype).to(device)
     qkv[0, 5, 1, 0, 1, 7] = torch.nan  # one query
     qkv[1, 2, 2, 1, 0, 9] = torch.nan  # one key
-    for scale, out in zip(SCALES, multiscale_temporal_attention(qkv), strict=True):
-        want = torch.zeros(out.shape[:-1], dtype=torch.bool)
+    qkv[1, 7, 0, 2, 1, 3] = torch.nan  # one value
+    broken = torch.zeros(2, 3, 2, dtype=torch.bool, device=device)  # (B, S, A)
+    broken[0, 1, 1] = broken[1, 2, 0] = broken[1, 0, 1] = True
+    *outs, dqkv = with_gradient(multiscale_temporal_attention, qkv, draw_gradients(qkv))
+    for scale, out in zip(SCALES, outs, strict=True):
+        rows = out.isnan().all(-1)  # (B, T/scale, S, A)
+        want = torch.zeros_like(rows)
         want[0, 5 // scale, 1, 1] = True
         want[1, :, 2, 0] = True
-        assert torch.equal(out.isnan().all(-1), want)
+        assert torch.equal(rows, want)
+        assert torch.equal(out.isnan().any(-1).any(1), broken)
+    assert torch.equal(dqkv.isnan().any(-1).any(3).any(1), broken)
 
 
 def test_large_scores_do_not_overflow() -> None:
@@ -324,7 +336,9 @@ def test_large_scores_do_not_overflow() -> None:
         assert_no_worse(*tensors)
 
 
-@pytest.mark.parametrize("shape", [(1, MAX_FRAMES + 4, 2, 3, 1, 8), (1, 4, 2, 3, 1, MAX_WIDTH + 8)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, MAX_FRAMES["cpu"] + 4, 2, 3, 1, 8), (1, 4, 2, 3, 1, MAX_WIDTH + 8)], ids=str
+)
 def test_beyond_the_native_sizes_the_reference_serves(shape: tuple[int, ...]) -> None:
     qkv = draw(*shape, dtype=torch.float32)
     outs = multiscale_temporal_attention(qkv), multiscale_temporal_attention_reference(qkv)
