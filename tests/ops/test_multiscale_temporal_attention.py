@@ -179,6 +179,7 @@ CALLS = {
     "tall": Call((1, 32, 16, 2, 64)),  # T = 32, S = 16
     "ragged": Call((3, 12, 5, 3, 37)),
     "narrow": Call((2, 20, 3, 2, 6)),
+    "twenty": Call((2, 20, 3, 3, 96)),
     "four": Call((3, 4, 5, 3, 64)),
     "twelve": Call((2, 12, 3, 2, 96)),
     "wide": Call((1, 16, 3, 2, 128)),
