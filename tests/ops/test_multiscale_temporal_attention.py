@@ -347,6 +347,19 @@ def test_beyond_the_native_sizes_the_reference_serves(shape: tuple[int, ...]) ->
         assert_equation(got, want)
 
 
+@pytest.mark.slow
+def test_more_elements_than_32_bits_count() -> None:
+    """4 GB of qkv, two different clips in turn: the first and the last are looked at."""
+    clips = draw(2, 8, 64, 3, 6, 64, dtype=torch.bfloat16)
+    qkv = clips.repeat(2**31 // clips.numel() + 1, 1, 1, 1, 1, 1)
+    assert qkv.numel() > 2**31
+    for got, want in zip(
+        multiscale_temporal_attention(qkv), multiscale_temporal_attention(clips), strict=True
+    ):
+        assert torch.equal(got[:2], want)
+        assert torch.equal(got[-2:], want)
+
+
 def test_two_threads_at_once() -> None:
     qkv = draw(2, 16, 12, 3, 2, 64, dtype=torch.float32)
     want = multiscale_temporal_attention(qkv)
