@@ -1,5 +1,5 @@
 // The equations and the cost stand in multiscale_temporal_attention.h, the layout of rows and why tensor
-// cores serve in attention.cuh, why scores and not rows are averaged in multiscale_any.cuh.
+// cores serve in tile.cuh, why scores and not rows are averaged in multiscale_any.cuh.
 //
 // Three paths. Packed: 16-bit types of up to 16 frames whose rows are aligned. A warp holds a tile of 16 rows
 // of q, k and v, one problem of 16 frames or several shorter ones, and reads each once; its two squares of

@@ -1,9 +1,9 @@
 // axis_attention's problems for CUDA kernels: where the rows of a problem lie in every tensor.
 #pragma once
 
+#include "attention.cuh"
 #include "axis_attention.h"
 #include "divide.cuh"
-#include "vec.cuh"
 
 namespace pavdit::cuda {
 
@@ -50,8 +50,41 @@ struct AxisCall {
   float* partial;  // [blocks, 2, E]
   DType weight_dtype;
   int queries, keys, width;
+  Divider query_rows, key_rows;  // by queries and keys
   float scale;
 };
+
+// ---- norm weights, in float32 in shared memory ----
+
+__device__ __forceinline__ float weight_at(const void* weight, DType dtype, int i) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return static_cast<const float*>(weight)[i];
+    case DType::kBFloat16:
+      return to_float(static_cast<const __nv_bfloat16*>(weight)[i]);
+    default:
+      return to_float(static_cast<const __half*>(weight)[i]);
+  }
+}
+
+struct Preparations {
+  Preparation q, k;
+};
+
+// shared: [2, columns], of which width are filled. All threads call it.
+__device__ __forceinline__ Preparations preparations(const AxisCall& call, int columns, float* shared) {
+  const bool normed = call.q_weight != nullptr;
+  if (normed) {
+    for (int i = threadIdx.x; i < call.width; i += blockDim.x) {
+      shared[i] = weight_at(call.q_weight, call.weight_dtype, i);
+      shared[columns + i] = weight_at(call.k_weight, call.weight_dtype, i);
+    }
+    __syncthreads();
+  }
+  const float inverse_width = 1.0f / float(call.width);
+  return {{normed ? shared : nullptr, call.cosines, call.sines, inverse_width, kAxisNormEps},
+          {normed ? shared + columns : nullptr, call.cosines, call.sines, inverse_width, kAxisNormEps}};
+}
 
 // ---- on the host ----
 
@@ -94,6 +127,7 @@ inline AxisCall axis_call(const AxisShape& shape, const AxisInputs& in) {
   call.sines = in.rope == nullptr ? nullptr : in.rope + shape.keys * (shape.width / 2);
   call.weight_dtype = shape.weight_dtype;
   call.queries = int(shape.queries), call.keys = int(shape.keys), call.width = int(shape.width);
+  call.query_rows = Divider(shape.queries), call.key_rows = Divider(shape.keys);
   call.scale = 1.0f / sqrtf(float(shape.width));
   return call;
 }

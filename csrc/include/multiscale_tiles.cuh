@@ -1,5 +1,5 @@
 // What the tiles of multiscale_temporal_attention share: which rows they have, and the squares of the slower
-// rates. The layout stands in attention.cuh.
+// rates. The layout stands in tile.cuh.
 //
 // A tile's scores serve all rates. Beside the square of the frames stands a second one, "mixed", whose rows
 // are the queries of the two slower rates: of the four rows of a group of four frames, these are

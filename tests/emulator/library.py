@@ -14,6 +14,7 @@ import platform
 import re
 import shutil
 import subprocess
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,12 +30,15 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 BUILD = ROOT / "build" / "emulator"
 TORCH = Path(torch.__file__).parent
+PLACES = (HERE / "include", HERE, ROOT / "csrc", ROOT / "csrc" / "include")
+MORE_FLAGS = os.environ.get("PAVDIT_EMULATOR_FLAGS", "").split()
 FLAGS = [
-    *("-std=c++17", "-O1", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-ffp-contract=fast"),
+    *("-std=c++17", "-O1", "-fPIC", "-Wall", "-Wno-unknown-pragmas"),
+    *("-march=native", "-ffp-contract=fast"),  # fused multiply-add, as nvcc makes it
     *("-DUSE_CUDA", "-DPAVDIT_EMULATOR", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
-    *(f"-I{path}" for path in (HERE / "include", ROOT / "csrc", ROOT / "csrc" / "include")),
+    *(f"-I{path}" for path in PLACES),
     *("-isystem", str(TORCH / "include")),
-    *os.environ.get("PAVDIT_EMULATOR_FLAGS", "").split(),
+    *MORE_FLAGS,
 ]
 
 
@@ -45,13 +49,23 @@ def why_not() -> str:
     return "" if platform.machine() == "x86_64" else "the emulator's fibers are written for x86-64"
 
 
-def compile_object(source: Path, headers: bytes) -> Path:
+@functools.cache
+def text_with_headers(path: Path) -> bytes:
+    """A source and all of our headers that it needs."""
+    text = path.read_bytes()
+    for name in re.findall(rb'^#include ["<]([^">]+)[">]', text, re.MULTILINE):
+        header = next((p for p in (place / name.decode() for place in PLACES) if p.is_file()), None)
+        text += text_with_headers(header) if header and header != path else b""
+    return text
+
+
+def compile_object(source: Path) -> Path:
     """Compile one source, unless it was compiled before from the same text."""
-    key = hashlib.sha256(headers + source.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:16]
+    key = hashlib.sha256(text_with_headers(source) + " ".join(FLAGS).encode()).hexdigest()[:16]
     target = BUILD / f"{source.parent.name}-{source.stem}-{key}.o"
     if not target.is_file():
         for old in BUILD.glob(f"{source.parent.name}-{source.stem}-*.o"):
-            old.unlink()
+            old.unlink(missing_ok=True)
         unfinished = target.with_suffix(f".{os.getpid()}")
         command = ["g++", *FLAGS, "-x", "c++", "-c", str(source), "-o", str(unfinished)]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -61,21 +75,20 @@ def compile_object(source: Path, headers: bytes) -> Path:
     return target
 
 
-def build(ops: tuple[str, ...]) -> Path:
-    """Compile and link the emulated ops."""
+def build(sources: list[Path]) -> Path:
+    """Compile and link sources with the emulator."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    places = (ROOT / "csrc", ROOT / "csrc" / "include", HERE, HERE / "include")
-    headers = b"".join(p.read_bytes() for place in places for p in sorted(place.glob("*.*h")))
-    sources = [HERE / "emulator.cpp"]
-    for op in ops:
-        sources += [ROOT / "csrc" / "cuda" / f"{op}.cu", ROOT / "csrc" / "ops_cuda" / f"{op}.cpp"]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(lambda source: compile_object(source, headers), sources))
+        objects = list(pool.map(compile_object, [HERE / "emulator.cpp", *sources]))
     key = hashlib.sha256(" ".join(map(str, objects)).encode()).hexdigest()[:16]
-    library = BUILD / f"emulated-{key}.so"
+    library = BUILD / f"{sources[0].stem}-{key}.so"
     if not library.is_file():
-        link = ["g++", "-shared", *os.environ.get("PAVDIT_EMULATOR_FLAGS", "").split(), *map(str, objects)]
-        subprocess.run([*link, f"-L{TORCH / 'lib'}", "-ltorch_cpu", "-o", str(library)], check=True)
+        for old in BUILD.glob(f"{sources[0].stem}-*.so"):
+            old.unlink(missing_ok=True)
+        unfinished = library.with_suffix(f".{os.getpid()}")
+        link = ["g++", "-shared", *MORE_FLAGS, *map(str, objects), f"-L{TORCH / 'lib'}", "-ltorch_cpu"]
+        subprocess.run([*link, "-o", str(unfinished)], check=True)
+        unfinished.rename(library)
     return library
 
 
@@ -93,7 +106,9 @@ def load() -> frozenset[str]:
         if name.startswith("pavdit::") and not overload:
             schema = str(getattr(torch.ops.pavdit, op).default._schema)
             torch.library.define(f"pavdit_emulated::{op}", schema[schema.index("(") :])
-    torch.ops.load_library(str(build(cuda_ops())))
+    csrc = ROOT / "csrc"
+    sources = [csrc / folder for op in cuda_ops() for folder in (f"cuda/{op}.cu", f"ops_cuda/{op}.cpp")]
+    torch.ops.load_library(str(build(sources)))
     names = torch._C._dispatch_get_registrations_for_dispatch_key("CPU")
     return frozenset(n.partition("::")[2] for n in names if n.startswith("pavdit_emulated::"))
 
@@ -103,9 +118,10 @@ def emulated_cuda() -> Iterator[None]:
     """Inside, CPU tensors take the emulated CUDA kernels of every op that has them."""
     names = load()
     library = torch.library.Library("pavdit", "IMPL")
-    for name in names:
-        kernel = getattr(torch.ops.pavdit_emulated, name).default
-        library.impl(name, kernel, "CPU", allow_override=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a kernel is overridden is the point
+        for name in names:
+            library.impl(name, getattr(torch.ops.pavdit_emulated, name).default, "CPU", allow_override=True)
     before = _library._native["cpu"]
     _library._native["cpu"] = before | names
     try:

@@ -35,6 +35,11 @@ from pavdit.ops.axis_attention import (
 )
 
 LOW = [torch.float32, torch.bfloat16, torch.float16]
+CUDA = pytest.mark.skipif(
+    not torch.cuda.is_available() and "cuda" not in os.environ.get("PAVDIT_REQUIRE_KERNELS", ""),
+    reason="no CUDA device",
+)
+DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
@@ -276,15 +281,20 @@ def laid_out(x: Tensor, layout: str) -> Tensor:
     return x
 
 
-def inputs_of(call: Call, dtype: torch.dtype, weight_dtype: torch.dtype = torch.float32) -> list[Any]:
+def inputs_of(
+    call: Call, dtype: torch.dtype, weight_dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> list[Any]:
     """Everything that `axis_attention` takes."""
     leading, (heads, width) = call.shape[:-2], call.shape[-2:]
-    qkv = laid_out(draw(*leading, 3, heads, width, dtype=dtype), call.layout)
-    valid = draw(*leading, seed=1) > -0.3 if call.masked else None
+    qkv = laid_out(draw(*leading, 3, heads, width, dtype=dtype).to(device), call.layout)
+    valid = (draw(*leading, seed=1) > -0.3).to(device) if call.masked else None
     if valid is not None and valid.numel() > 0:
         valid.movedim(call.axis, 0)[:, 0] = False
-    weights = [(1 + 0.2 * draw(width, seed=s)).to(weight_dtype) if call.normed else None for s in (2, 3)]
-    return [qkv, call.axis, valid, *weights, angles(leading[call.axis], width) if call.turned else None]
+    weights = [
+        (1 + 0.2 * draw(width, seed=s)).to(device, weight_dtype) if call.normed else None for s in (2, 3)
+    ]
+    rope = angles(leading[call.axis], width).to(device) if call.turned else None
+    return [qkv, call.axis, valid, *weights, rope]
 
 
 def double(value: Any) -> Any:
@@ -306,7 +316,7 @@ def assert_as_good_as(reference: Any, op: Any, arguments: list[Any]) -> None:
     """Forward and backward err at most twice as much as PyTorch's own attention in the dtype given."""
     exact_arguments = [double(a) for a in arguments]
     out = op(*arguments)
-    grad = draw(*out.shape, dtype=out.dtype, seed=5)
+    grad = draw(*out.shape, dtype=out.dtype, seed=5).to(out.device)
     found, plain, exact = (
         with_gradients(f, a, grad)
         for f, a in ((op, arguments), (reference, arguments), (reference, exact_arguments))
@@ -316,29 +326,29 @@ def assert_as_good_as(reference: Any, op: Any, arguments: list[Any]) -> None:
         assert_no_worse(*tensors, what="result" if i == 0 else f"gradient {i}")
 
 
-@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 @pytest.mark.parametrize("name", CALLS)
 def test_accuracy(name: str, dtype: torch.dtype, device: str) -> None:
-    arguments = inputs_of(CALLS[name], dtype)
+    arguments = inputs_of(CALLS[name], dtype, device=device)
     assert_as_good_as(axis_attention_reference, axis_attention, arguments)
 
 
-@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 @pytest.mark.parametrize("name", CALLS)
 def test_query_accuracy(name: str, dtype: torch.dtype, device: str) -> None:
-    qkv, axis, valid, *_ = inputs_of(CALLS[name], dtype)
+    qkv, axis, valid, *_ = inputs_of(CALLS[name], dtype, device=device)
     if qkv.shape[axis] == 0:
         pytest.skip("no query where there is no token")
     q, kv = qkv.narrow(axis, 0, 1)[..., :1, :, :], qkv[..., 1:, :, :]
     assert_as_good_as(axis_query_attention_reference, axis_query_attention, [q, kv, axis, valid])
 
 
-@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 def test_accuracy_with_weights_in_the_dtype_of_the_input(dtype: torch.dtype, device: str) -> None:
-    arguments = inputs_of(CALLS["stdit-4"], dtype, dtype)
+    arguments = inputs_of(CALLS["stdit-4"], dtype, dtype, device)
     assert_as_good_as(axis_attention_reference, axis_attention, arguments)
 
 
@@ -375,10 +385,11 @@ def test_written_out_gradient_is_autograd(name: str, dtype: torch.dtype) -> None
         assert_equation(got, want)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ["ragged-pairs", "strided", "projector"])
-def test_raw_backward_ops(name: str) -> None:
-    arguments = inputs_of(CALLS[name], torch.bfloat16)
-    grad = draw(*CALLS[name].shape, dtype=torch.bfloat16, seed=5)
+def test_raw_backward_ops(name: str, device: str) -> None:
+    arguments = inputs_of(CALLS[name], torch.bfloat16, device=device)
+    grad = draw(*CALLS[name].shape, dtype=torch.bfloat16, seed=5).to(device)
     torch.library.opcheck(torch.ops.pavdit.axis_attention.default, tuple(arguments))
     torch.library.opcheck(torch.ops.pavdit.axis_attention_backward.default, (grad, *arguments))
     qkv, axis, valid, *_ = arguments
@@ -389,10 +400,10 @@ def test_raw_backward_ops(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("device", DEVICES)
 def test_same_bits_in_every_run(device: str) -> None:
-    arguments = inputs_of(Call((301, 6, 3, 16), 1, normed=True), torch.float32)
-    grad = draw(301, 6, 3, 16, dtype=torch.float32)
+    arguments = inputs_of(Call((301, 6, 3, 16), 1, normed=True), torch.float32, device=device)
+    grad = draw(301, 6, 3, 16, dtype=torch.float32).to(device)
     threads = torch.get_num_threads()
     first = with_gradients(axis_attention, arguments, grad)
     try:
@@ -403,10 +414,10 @@ def test_same_bits_in_every_run(device: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 def test_masked_rows_are_never_read(dtype: torch.dtype, device: str) -> None:
-    qkv, axis, valid, *_ = inputs_of(CALLS["projector-33"], dtype)
+    qkv, axis, valid, *_ = inputs_of(CALLS["projector-33"], dtype, device=device)
     assert valid is not None
     poisoned = qkv.clone()
     poisoned[..., 1:, :, :][~valid] = torch.nan
@@ -418,20 +429,22 @@ def test_masked_rows_are_never_read(dtype: torch.dtype, device: str) -> None:
     assert bool(dqkv.isfinite().all())
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", LOW, ids=str)
-def test_what_is_not_a_number_stays_in_its_problem(dtype: torch.dtype) -> None:
-    qkv = draw(3, 8, 3, 2, 64, dtype=dtype)
+def test_what_is_not_a_number_stays_in_its_problem(dtype: torch.dtype, device: str) -> None:
+    qkv = draw(3, 8, 3, 2, 64, dtype=dtype).to(device)
     qkv[1, 4, 0, 1, 5] = torch.nan  # one query
     qkv[2, 3, 1, 0, 7] = torch.nan  # one key
     broken = axis_attention(qkv, 1).isnan().all(-1)
-    want = torch.zeros(3, 8, 2, dtype=torch.bool)
+    want = torch.zeros(3, 8, 2, dtype=torch.bool, device=device)
     want[1, 4, 1] = True
     want[2, :, 0] = True
     assert torch.equal(broken, want)
 
 
-def test_large_scores_do_not_overflow() -> None:
-    qkv = draw(2, 8, 3, 2, 16, dtype=torch.float32)
+@pytest.mark.parametrize("device", DEVICES)
+def test_large_scores_do_not_overflow(device: str) -> None:
+    qkv = draw(2, 8, 3, 2, 16, dtype=torch.float32).to(device)
     qkv[..., :2, :, :] *= 1e4
     out = axis_attention(qkv, 1)
     assert_no_worse(
@@ -439,9 +452,10 @@ def test_large_scores_do_not_overflow() -> None:
     )
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("needs", ["qkv", "weights"])
-def test_expanded_and_missing_gradients(needs: str) -> None:
-    arguments = inputs_of(CALLS["stdit"], torch.float32)
+def test_expanded_and_missing_gradients(needs: str, device: str) -> None:
+    arguments = inputs_of(CALLS["stdit"], torch.float32, device=device)
     grads = []
     for op in (axis_attention, axis_attention_reference):
         leaves = [a.clone() if isinstance(a, Tensor) else a for a in arguments]
@@ -466,9 +480,10 @@ def test_beyond_the_native_sizes_the_reference_serves(shape: tuple[int, ...]) ->
     assert_equation(axis_attention(qkv, 1), axis_attention_reference(qkv, 1, None, None, None, None))
 
 
-def test_compiles_with_gradients_as_one_graph() -> None:
-    arguments = inputs_of(CALLS["ragged-pairs"], torch.float32)
-    grad = draw(*CALLS["ragged-pairs"].shape, dtype=torch.float32, seed=5)
+@pytest.mark.parametrize("device", DEVICES)
+def test_compiles_with_gradients_as_one_graph(device: str) -> None:
+    arguments = inputs_of(CALLS["ragged-pairs"], torch.float32, device=device)
+    grad = draw(*CALLS["ragged-pairs"].shape, dtype=torch.float32, seed=5).to(device)
     compiled = torch.compile(axis_attention, fullgraph=True)
     pairs = zip(
         with_gradients(compiled, arguments, grad),
@@ -479,8 +494,55 @@ def test_compiles_with_gradients_as_one_graph() -> None:
         assert_equation(got, want)
 
 
-def test_two_threads_at_once() -> None:
-    qkv = draw(50, 8, 3, 4, 64, dtype=torch.float32)
+@CUDA
+def test_cuda_uses_the_current_stream() -> None:
+    arguments = inputs_of(CALLS["time"], torch.bfloat16, device="cuda")
+    want = axis_attention(*arguments)
+    stream = torch.cuda.Stream()
+    late = torch.zeros_like(arguments[0])
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)  # some 50 ms: a launch on another stream would read zeros
+        late.copy_(arguments[0])
+        got = axis_attention(late, *arguments[1:])
+    stream.synchronize()
+    assert torch.equal(got, want)
+
+
+@CUDA
+@pytest.mark.parametrize("name", ["stdit", "projector"])
+def test_cuda_graph_replays_forward_and_backward(name: str) -> None:
+    arguments = inputs_of(CALLS[name], torch.bfloat16, device="cuda")
+    leaf = arguments[0].clone().requires_grad_()
+    grad = torch.randn_like(leaf[..., 0, :, :])
+
+    def step() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(axis_attention(leaf, *arguments[1:]), leaf, grad)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        leaf.copy_(leaf.flip(0))
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(captured, step(), strict=True))
+
+
+@CUDA
+def test_cuda_refuses_a_weight_of_another_device() -> None:
+    qkv, weight = torch.zeros(2, 4, 3, 2, 8, device="cuda"), torch.ones(8)
+    with pytest.raises(RuntimeError, match="axis_attention: want q_weight on the device of its input"):
+        torch.ops.pavdit.axis_attention(qkv, 1, None, weight, weight, None)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_two_threads_at_once(device: str) -> None:
+    qkv = draw(50, 8, 3, 4, 64, dtype=torch.float32).to(device)
     want = axis_attention(qkv, 1)
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda _: axis_attention(qkv, 1), range(32)))

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "../emulator.h"
+#include "emulator.h"
 
 #define __global__
 #define __device__
