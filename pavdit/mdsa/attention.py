@@ -89,11 +89,15 @@ class MultiScaleTemporalSelfAttention(nn.Module):
                 axis_attention(qkv(average_pool(h, scale)), axis=1)
                 for qkv, scale in zip(self.qkv, SCALES, strict=True)
             )
+        return self.add_deconvolutions(z, attended)  # (B, T, S, D)
+
+    def add_deconvolutions(self, z: Tensor, attended: tuple[Tensor, ...]) -> Tensor:
+        """Add DeConv_k of every scale's heads ``(B, T/k, S, A, E)`` to z ``(B, T, S, D)``."""
         for heads, weight, scale in zip(attended, self.deconv, SCALES, strict=True):
             frames = linear(heads.flatten(-2), weight)  # (B, T/k, S, k*D)
             frames = frames.unflatten(-1, (scale, z.shape[-1])).transpose(2, 3)  # (B, T/k, k, S, D)
-            z = z + frames.flatten(1, 2)
-        return z  # (B, T, S, D)
+            z = (z.unflatten(1, frames.shape[1:3]) + frames).flatten(1, 2)  # reads the view: no copy
+        return z
 
 
 def average_pool(x: Tensor, scale: int) -> Tensor:
