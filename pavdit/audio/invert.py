@@ -18,7 +18,14 @@ from pavdit.audio.mel import CACHED_TABLES, filterbank, hann_window
 from pavdit.clip import ClipSpec
 from pavdit.config import MelConfig
 from pavdit.ops import griffin_lim_step
-from pavdit.ops._stft import check_framing, overlap_add, spectrum, window_square_sum, windowed_columns
+from pavdit.ops._stft import (
+    check_framing,
+    inverse_spectrum,
+    overlap_add,
+    spectrum,
+    window_square_sum,
+    windowed_columns,
+)
 
 PHASE_SEED = 0
 """Seed of the initial phase where the caller brings no generator."""
@@ -72,7 +79,7 @@ def istft(columns: Tensor, window: Tensor, n_fft: int, hop_length: int) -> Tenso
     num_samples = columns.shape[1] * hop_length
     check_framing("istft", num_samples, window.shape[0], n_fft, hop_length)
     _check_overlap("istft", window.shape[0], hop_length)
-    pieces = torch.fft.irfft(columns, n=n_fft)[..., : window.shape[0]] * window
+    pieces = inverse_spectrum(columns, n_fft, window.shape[0]) * window
     return overlap_add(pieces, n_fft, hop_length) / window_square_sum(
         window, columns.shape[1], n_fft, hop_length
     )
@@ -123,7 +130,7 @@ def invert_mel(
     _, num_columns, num_bins = magnitude.shape
     square_sum = window_square_sum(window, num_columns, mel.n_fft, clip.hop_length)
     phase = _initial_phase(num_columns, num_bins, images.device, dtype, generator)  # (N, K)
-    columns = torch.fft.irfft(magnitude * phase, n=mel.n_fft)[..., : mel.win_length] * window
+    columns = inverse_spectrum(magnitude * phase, mel.n_fft, mel.win_length) * window
     rebuilt = torch.zeros_like(magnitude, dtype=dtype.to_complex())
     for _ in range(num_iterations):
         columns, rebuilt = griffin_lim_step(

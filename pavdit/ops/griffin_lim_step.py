@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pavdit.ops._checks import check_floating
 from pavdit.ops._library import forbid_gradients
-from pavdit.ops._stft import check_framing, overlap_add, spectrum, windowed_columns
+from pavdit.ops._stft import check_framing, inverse_spectrum, overlap_add, spectrum, windowed_columns
 
 torch.library.define(
     "pavdit::griffin_lim_step",
@@ -103,7 +103,7 @@ def griffin_lim_step_reference(
     # rebuilt + momentum * (rebuilt - previous), divided by 1 + momentum: a phase does not see the factor
     ahead = torch.sub(rebuilt, previous, alpha=momentum / (1.0 + momentum))
     projected = magnitude * torch.sgn(ahead)  # sgn(z) = z / |z|, 0 at 0
-    return torch.fft.irfft(projected, n=n_fft)[..., : window.shape[0]] * window, rebuilt
+    return inverse_spectrum(projected, n_fft, window.shape[0]) * window, rebuilt
 
 
 torch.library.impl("pavdit::griffin_lim_step", "CompositeExplicitAutograd", griffin_lim_step_reference)
