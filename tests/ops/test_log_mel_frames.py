@@ -208,13 +208,13 @@ class Call(NamedTuple):
 
 CALLS = {
     "one": Call(1, 4, 1, "noise", 4, 4, 4, 1),
-    "model": Call(2, 25_600, 256),
-    "small": Call(3, 25_600, 128),
+    "model": Call(1, 25_600, 256),
+    "small": Call(2, 6_400, 128),
     "sine": Call(1, 6_400, 256, "sine"),
     "quiet": Call(1, 6_400, 128, "quiet"),
     "silence": Call(2, 3_200, 64, "silence"),
     "17-fps": Call(1, 12 * 960, 64, "noise", 2048, 512, 30, 32),
-    "no-frames": Call(2, 25_600, 40, "noise", 1024, 1024, 100, 256),
+    "no-frames": Call(1, 25_600, 40, "noise", 1024, 1024, 100, 256),
     "ragged": Call(3, 35 * 14, 7, "noise", 64, 37, 14, 5),  # 35 columns: no multiple of any vector
     "shortest": Call(2, 1_000, 64, "noise", 2048, 512, 50, 5),  # one sample more than the padding
     "odd-power": Call(2, 4_000, 20, "noise", 512, 320, 40, 4),
@@ -281,7 +281,7 @@ def test_accuracy(name: str, dtype: torch.dtype, device: str) -> None:
 @pytest.mark.parametrize("device", ["cpu"])
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 @pytest.mark.parametrize("name", ["model", "ragged", "shortest", "two-points", "strided", "no-batch"])
-def test_gradient_accuracy(name: str, dtype: torch.dtype, device: str) -> None:
+def test_gradient_is_no_worse_than_eager(name: str, dtype: torch.dtype, device: str) -> None:
     arguments = inputs_of(CALLS[name], dtype)
     exact = with_gradient(log_mel_frames_reference, [double(a) for a in arguments])
     eager = with_gradient(log_mel_frames_reference, arguments)
