@@ -17,6 +17,9 @@
 #pragma once
 
 #include <cstdint>
+#if defined(USE_CUDA)
+#include <cuda_runtime_api.h>
+#endif
 
 #include "dtype.h"
 
@@ -104,4 +107,21 @@ extern const AxisAttention axis_attention;
 }
 
 }  // namespace cpu
+
+#if defined(USE_CUDA)
+namespace cuda {
+
+cudaError_t axis_attention_forward(const AxisShape& shape, const AxisInputs& in, const AxisRows<void*>& out,
+                                   cudaStream_t stream);
+
+// Rows of AxisGradients::partial where there are weights.
+int64_t axis_chunks(const AxisShape& shape);
+
+// dq_weight and dk_weight: [E], null without norm.
+cudaError_t axis_attention_backward(const AxisShape& shape, const AxisInputs& in,
+                                    const AxisGradients& gradients, void* dq_weight, void* dk_weight,
+                                    cudaStream_t stream);
+
+}  // namespace cuda
+#endif
 }  // namespace pavdit

@@ -16,6 +16,9 @@
 #pragma once
 
 #include <cstdint>
+#if defined(USE_CUDA)
+#include <cuda_runtime_api.h>
+#endif
 
 #include "dtype.h"
 #include "framing.h"
@@ -79,4 +82,22 @@ extern const LogMelFrames log_mel_frames;
 }
 
 }  // namespace cpu
+
+#if defined(USE_CUDA)
+namespace cuda {
+
+constexpr int64_t kMelMinFft = 128;   // a block of 8 columns is then one warp
+constexpr int64_t kMelMaxFft = 4096;  // the magnitudes of 8 columns fill 66 kB of shared memory
+
+// Float32 elements of workspace that one call needs.
+constexpr int64_t mel_workspace(const MelShape& shape) {
+  return 2 * shape.framing.n_fft + 2 * shape.mels + 2;
+}
+
+// The operands as above; full_scale is computed on the device. workspace: aligned to 8 bytes.
+cudaError_t log_mel_frames(const MelShape& shape, const void* wave, const float* window,
+                           const float* filterbank, void* out, float* workspace, cudaStream_t stream);
+
+}  // namespace cuda
+#endif
 }  // namespace pavdit

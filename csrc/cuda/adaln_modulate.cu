@@ -66,13 +66,13 @@ __global__ __launch_bounds__(kThreads) void adaln_modulate_any_fwd_kernel(
 template <typename T, typename M, int kPacks>
 __global__ __launch_bounds__(kThreads, kAnyOccupancy) void adaln_modulate_warp_bwd_kernel(
     const AdalnShape shape, const int64_t rows_per_chunk, const unsigned chunks,
-    const T* __restrict__ grad,        // [R, D]
-    const T* __restrict__ x,           // [R, D]
-    const Modulation scale,            // [B or 1, G, D]
-    const float2* __restrict__ stats,  // [R]: mean, rstd
-    T* __restrict__ dx,                // [R, D]
-    float* __restrict__ partial) {     // [B, G, chunks, 2, D]
-  extern __shared__ float sums[];      // [2, D]
+    const T* __restrict__ grad,           // [R, D]
+    const T* __restrict__ x,              // [R, D]
+    const Modulation scale,               // [B or 1, G, D]
+    const float2* __restrict__ stats,     // [R]: mean, rstd
+    T* __restrict__ dx,                   // [R, D]
+    float* __restrict__ partial) {        // [B, G, chunks, 2, D]
+  float* sums = dynamic_shared<float>();  // [2, D]
   constexpr int kV = kPack<T>;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, width = int(shape.width);
   const Rows rows = rows_of_chunk(shape, rows_per_chunk, chunks);
@@ -172,15 +172,14 @@ void forward(const AdalnShape& shape, const T* x, Modulation shift, Modulation s
              float2* stats, cudaStream_t stream) {
   const int64_t rows = shape.all_rows();
   const auto by_warps = [&](auto packs) {
-    adaln_modulate_warp_fwd_kernel<T, M, packs.value>
-        <<<unsigned((rows + kWarps - 1) / kWarps), kThreads, 0, stream>>>(shape, x, shift, scale, eps, out,
-                                                                          stats);
+    launch(adaln_modulate_warp_fwd_kernel<T, M, packs.value>, unsigned((rows + kWarps - 1) / kWarps),
+           kThreads, 0, stream, shape, x, shift, scale, eps, out, stats);
   };
   const bool packed =
       shape.width % kPack<T> == 0 && aligned(x) && aligned(out) && packable<M>(shift) && packable<M>(scale);
   if (!packed || !with_packs<T>(shape.width, typename Packs<T>::Forward{}, by_warps)) {
-    adaln_modulate_any_fwd_kernel<T, M>
-        <<<unsigned(rows), kThreads, 0, stream>>>(shape, x, shift, scale, eps, out, stats);
+    launch(adaln_modulate_any_fwd_kernel<T, M>, unsigned(rows), kThreads, 0, stream, shape, x, shift, scale,
+           eps, out, stats);
   }
 }
 
@@ -191,15 +190,15 @@ void backward(const AdalnShape& shape, const T* grad, const T* x, Modulation sca
   const unsigned blocks = unsigned(shape.batch * shape.groups * chunks);
   if (blocks > 0) {
     const auto by_warps = [&](auto packs) {
-      adaln_modulate_warp_bwd_kernel<T, M, packs.value>
-          <<<blocks, kThreads, 2 * shape.width * sizeof(float), stream>>>(
-              shape, rows_per_chunk, unsigned(chunks), grad, x, scale, stats, dx, partial);
+      launch(adaln_modulate_warp_bwd_kernel<T, M, packs.value>, blocks, kThreads,
+             2 * shape.width * sizeof(float), stream, shape, rows_per_chunk, unsigned(chunks), grad, x, scale,
+             stats, dx, partial);
     };
     const bool packed =
         shape.width % kPack<T> == 0 && aligned(grad) && aligned(x) && aligned(dx) && packable<M>(scale);
     if (!packed || !with_packs<T>(shape.width, typename Packs<T>::Backward{}, by_warps)) {
-      adaln_modulate_any_bwd_kernel<T, M><<<blocks, kThreads, 0, stream>>>(
-          shape, rows_per_chunk, unsigned(chunks), grad, x, scale, stats, dx, partial);
+      launch(adaln_modulate_any_bwd_kernel<T, M>, blocks, kThreads, 0, stream, shape, rows_per_chunk,
+             unsigned(chunks), grad, x, scale, stats, dx, partial);
     }
   }
 }
@@ -208,7 +207,7 @@ template <typename M>
 void sum_partials(const PartialSums& sums, M* first, M* second, cudaStream_t stream) {
   const int64_t tiles = (sums.width + kTile - 1) / kTile * sums.rows;
   if (tiles == 0) return;
-  adaln_modulate_sum_bwd_kernel<M><<<unsigned(tiles), kTile * kSplits, 0, stream>>>(sums, first, second);
+  launch(adaln_modulate_sum_bwd_kernel<M>, unsigned(tiles), kTile * kSplits, 0, stream, sums, first, second);
 }
 
 }  // namespace

@@ -99,7 +99,7 @@ __global__ __launch_bounds__(kThreads, kAnyOccupancy) void gated_residual_adaln_
     T* __restrict__ dy,                    // [R, D]
     float* __restrict__ partial) {         // [B, groups, chunks, kSums, D]
   constexpr int kV = kPack<T>, kSums = kGated ? 3 : 2;
-  extern __shared__ float sums[];  // [kSums, D]
+  float* sums = dynamic_shared<float>();  // [kSums, D]
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, width = int(shape.width);
   const Rows rows = rows_of_chunk(shape, rows_per_chunk, chunks);
   const M* gain_row = modulation_row<M>(shape, scale, rows.group);
@@ -193,16 +193,16 @@ void forward(const AdalnShape& shape, const GatedResidualAdaln& call, cudaStream
   T *residual = static_cast<T*>(call.residual), *modulated = static_cast<T*>(call.modulated);
   float2* stats = reinterpret_cast<float2*>(call.stats);
   const auto by_warps = [&](auto packs) {
-    gated_residual_adaln_warp_fwd_kernel<T, M, packs.value>
-        <<<unsigned((rows + kWarps - 1) / kWarps), kThreads, 0, stream>>>(
-            shape, x, y, call.gate, call.shift, call.scale, call.eps, residual, modulated, stats);
+    launch(gated_residual_adaln_warp_fwd_kernel<T, M, packs.value>, unsigned((rows + kWarps - 1) / kWarps),
+           kThreads, 0, stream, shape, x, y, call.gate, call.shift, call.scale, call.eps, residual, modulated,
+           stats);
   };
   const bool packed = shape.width % kPack<T> == 0 && aligned(x) && aligned(y) && aligned(residual) &&
                       aligned(modulated) && packable<M>(call.gate) && packable<M>(call.shift) &&
                       packable<M>(call.scale);
   if (!packed || !with_packs<T>(shape.width, typename Packs<T>::Forward{}, by_warps)) {
-    gated_residual_adaln_any_fwd_kernel<T, M><<<unsigned(rows), kThreads, 0, stream>>>(
-        shape, x, y, call.gate, call.shift, call.scale, call.eps, residual, modulated, stats);
+    launch(gated_residual_adaln_any_fwd_kernel<T, M>, unsigned(rows), kThreads, 0, stream, shape, x, y,
+           call.gate, call.shift, call.scale, call.eps, residual, modulated, stats);
   }
 }
 
@@ -217,19 +217,18 @@ void backward(const AdalnShape& shape, const GatedResidualAdalnBackward& call, c
   T *dx = static_cast<T*>(call.dx), *dy = static_cast<T*>(call.dy);
   const float2* stats = reinterpret_cast<const float2*>(call.stats);
   const auto by_warps = [&](auto packs) {
-    gated_residual_adaln_warp_bwd_kernel<T, M, packs.value, kGated>
-        <<<blocks, kThreads, call.sums() * shape.width * sizeof(float), stream>>>(
-            shape, rows_per_chunk, unsigned(chunks), grad_residual, grad_modulated, residual, y, call.gate,
-            call.scale, stats, dx, dy, call.partial);
+    launch(gated_residual_adaln_warp_bwd_kernel<T, M, packs.value, kGated>, blocks, kThreads,
+           call.sums() * shape.width * sizeof(float), stream, shape, rows_per_chunk, unsigned(chunks),
+           grad_residual, grad_modulated, residual, y, call.gate, call.scale, stats, dx, dy, call.partial);
   };
   // A null pointer counts as aligned.
   const bool packed = shape.width % kPack<T> == 0 && aligned(grad_residual) && aligned(grad_modulated) &&
                       aligned(residual) && aligned(y) && aligned(dx) && aligned(dy) &&
                       packable<M>(call.gate) && packable<M>(call.scale);
   if (!packed || !with_packs<T>(shape.width, typename Packs<T>::Backward{}, by_warps)) {
-    gated_residual_adaln_any_bwd_kernel<T, M, kGated><<<blocks, kThreads, 0, stream>>>(
-        shape, rows_per_chunk, unsigned(chunks), grad_residual, grad_modulated, residual, y, call.gate,
-        call.scale, stats, dx, dy, call.partial);
+    launch(gated_residual_adaln_any_bwd_kernel<T, M, kGated>, blocks, kThreads, 0, stream, shape,
+           rows_per_chunk, unsigned(chunks), grad_residual, grad_modulated, residual, y, call.gate,
+           call.scale, stats, dx, dy, call.partial);
   }
 }
 

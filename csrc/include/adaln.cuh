@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "adaln_modulate.h"
+#include "launch.cuh"
 #include "reduce.cuh"
 #include "vec.cuh"
 
