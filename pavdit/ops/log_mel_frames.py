@@ -31,7 +31,7 @@ torch.library.define(
 forbid_gradients("log_mel_frames")
 forbid_gradients("log_mel_frames_backward")
 
-NATIVE_N_FFT = {"cpu": (4, 1 << 15), "cuda": (64, 4096)}
+NATIVE_N_FFT = {"cpu": (4, 1 << 15), "cuda": (128, 4096)}
 """Powers of two that the native kernels take, the smallest and the largest."""
 LOWEST_FLOOR_DB = -300.0
 """Below, the native kernels' squares of magnitudes leave the range of float32."""

@@ -190,6 +190,11 @@ def test_compiles_to_one_graph(needs_gradient: bool) -> None:
 NATIVE = native("log_mel_frames", torch.empty(0))
 needs_native = pytest.mark.skipif(not NATIVE, reason="no native library")
 LOW = [torch.float32, torch.bfloat16, torch.float16]
+CUDA = pytest.mark.skipif(
+    not torch.cuda.is_available() and "cuda" not in os.environ.get("PAVDIT_REQUIRE_KERNELS", ""),
+    reason="no CUDA device",
+)
+DEVICES = ["cpu", pytest.param("cuda", marks=CUDA)]
 
 
 class Call(NamedTuple):
@@ -220,6 +225,8 @@ CALLS = {
     "odd-power": Call(2, 4_000, 20, "noise", 512, 320, 40, 4),
     "two-points": Call(2, 60, 3, "noise", 8, 3, 2, 3),
     "wide": Call(1, 16_384, 30, "noise", 4096, 4096, 512, 8),
+    "whole-window": Call(1, 1_600, 64, "noise", 2048, 2048, 50, 32),
+    "small-transform": Call(3, 35 * 14, 7, "noise", 128, 37, 14, 5),
     "strided": Call(3, 6_400, 64, "noise", 2048, 512, 50, 32, "strided"),
     "unaligned": Call(2, 6_400, 64, "noise", 2048, 512, 50, 32, "unaligned"),
     "no-batch": Call(0, 6_400, 64),
@@ -236,7 +243,7 @@ def sound(call: Call) -> Tensor:
     return noise * {"noise": 0.1, "quiet": 1e-4, "silence": 0.0}[call.sound]
 
 
-def inputs_of(call: Call, dtype: torch.dtype) -> list[Any]:
+def inputs_of(call: Call, dtype: torch.dtype, device: str = "cpu") -> list[Any]:
     """Everything that `log_mel_frames` takes; the model's own filters where they fit."""
     wave = sound(call).to(dtype)
     if call.layout == "strided":
@@ -249,10 +256,8 @@ def inputs_of(call: Call, dtype: torch.dtype) -> list[Any]:
         bank = torch.rand(call.mels, call.n_fft // 2 + 1, generator=torch.Generator().manual_seed(1))
         bank = bank.triu(-1).tril(call.n_fft // 4)
         bank[1:2] = 0
-    return [wave, hann_window(call.win_length) + 0.01, bank, call.n_fft, call.hop_length] + [
-        call.columns_per_frame,
-        FLOOR_DB,
-    ]
+    tensors = [t.to(device) for t in (wave, hann_window(call.win_length) + 0.01, bank)]
+    return [*tensors, call.n_fft, call.hop_length, call.columns_per_frame, FLOOR_DB]
 
 
 def double(value: Any) -> Any:
@@ -263,26 +268,26 @@ def with_gradient(op: Any, arguments: list[Any], seed: int = 4) -> list[Tensor]:
     wave, *rest = arguments
     leaf = wave.detach().requires_grad_()
     images = op(leaf, *rest)
-    grad = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).to(images.dtype)
+    grad = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).to(images)
     return [images.detach(), *torch.autograd.grad(images, leaf, grad)]
 
 
-@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 @pytest.mark.parametrize("name", CALLS)
 def test_accuracy(name: str, dtype: torch.dtype, device: str) -> None:
-    arguments = inputs_of(CALLS[name], dtype)
+    arguments = inputs_of(CALLS[name], dtype, device)
     got = log_mel_frames(*arguments)
     assert got.is_contiguous() and got.dtype == dtype
     exact = log_mel_frames_reference(*(double(a) for a in arguments))
     assert_no_worse(got, log_mel_frames_reference(*arguments), exact)
 
 
-@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 @pytest.mark.parametrize("name", ["model", "ragged", "shortest", "two-points", "strided", "no-batch"])
 def test_gradient_is_no_worse_than_eager(name: str, dtype: torch.dtype, device: str) -> None:
-    arguments = inputs_of(CALLS[name], dtype)
+    arguments = inputs_of(CALLS[name], dtype, device)
     exact = with_gradient(log_mel_frames_reference, [double(a) for a in arguments])
     eager = with_gradient(log_mel_frames_reference, arguments)
     for what, *tensors in zip(
@@ -291,9 +296,9 @@ def test_gradient_is_no_worse_than_eager(name: str, dtype: torch.dtype, device: 
         assert_no_worse(*tensors, what=what)
 
 
-@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_minute(device: str) -> None:
-    arguments = inputs_of(Call(1, 960_000, 128), torch.float32)
+    arguments = inputs_of(Call(1, 960_000, 128), torch.float32, device)
     exact = log_mel_frames_reference(*(double(a) for a in arguments))
     assert_no_worse(log_mel_frames(*arguments), log_mel_frames_reference(*arguments), exact)
 
@@ -324,9 +329,9 @@ def test_written_out_gradient_is_autograd(name: str) -> None:
     assert_equation(_backward_raw(grad, *arguments), want)
 
 
-@pytest.mark.parametrize("device", ["cpu"])
+@pytest.mark.parametrize("device", DEVICES)
 def test_same_bits_in_every_run(device: str) -> None:
-    arguments = inputs_of(CALLS["ragged"], torch.float32)
+    arguments = inputs_of(CALLS["small-transform"], torch.float32, device)
     threads = torch.get_num_threads()
     first = log_mel_frames(*arguments)
     try:
@@ -335,6 +340,21 @@ def test_same_bits_in_every_run(device: str) -> None:
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(first, second)
+
+
+@CUDA
+def test_cuda_graph_replays_other_waves() -> None:
+    wave, *rest = inputs_of(CALLS["model"], torch.float32, "cuda")
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        log_mel_frames(wave, *rest)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        images = log_mel_frames(wave, *rest)
+    wave.copy_(wave.flip(1))
+    graph.replay()
+    assert torch.equal(images, log_mel_frames(wave, *rest))
 
 
 def test_two_threads_at_once() -> None:
