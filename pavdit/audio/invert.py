@@ -96,6 +96,9 @@ def invert_mel(
 ) -> Tensor:
     """Turn mel images into sound (PAV-DiT 3.1, "Input Preprocessing"); never waits for the device.
 
+    The tables are made at the first call for a configuration and a device; every call after it is the same
+    sequence of kernels, which a CUDA graph can hold (with `generator` None or one of the device's own).
+
     A clip's sound does not depend on the others of its batch: they share one initial phase.
 
     Args:
@@ -128,7 +131,7 @@ def invert_mel(
     window = hann_window(mel.win_length, images.device, dtype)
     magnitude = linear_magnitude(images.to(dtype), clip, mel)  # (B, N, K)
     _, num_columns, num_bins = magnitude.shape
-    square_sum = window_square_sum(window, num_columns, mel.n_fft, clip.hop_length)
+    square_sum = _square_sum(mel, num_columns, clip.hop_length, images.device, dtype)
     phase = _initial_phase(num_columns, num_bins, images.device, dtype, generator)  # (N, K)
     columns = inverse_spectrum(magnitude * phase, mel.n_fft, mel.win_length) * window
     rebuilt = torch.zeros_like(magnitude, dtype=dtype.to_complex())
@@ -165,6 +168,16 @@ def _filterbank_inverse(mel: MelConfig, sample_rate: int, device: torch.device, 
     with torch.inference_mode(False), torch.no_grad():
         exact = filterbank(mel, sample_rate, torch.device("cpu"), torch.float64)
         return torch.linalg.pinv(exact).to(device=device, dtype=dtype)
+
+
+@lru_cache(maxsize=CACHED_TABLES)
+def _square_sum(
+    mel: MelConfig, num_columns: int, hop_length: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """What an overlap-add of `num_columns` columns is divided by, ``(S,)``."""
+    with torch.inference_mode(False), torch.no_grad():
+        window = hann_window(mel.win_length, device, dtype)
+        return window_square_sum(window, num_columns, mel.n_fft, hop_length)
 
 
 @lru_cache(maxsize=CACHED_TABLES)
