@@ -37,6 +37,10 @@ def padded(wave: Tensor) -> Tensor:
     return F.pad(wave, (padding, padding), mode="reflect")
 
 
+def by_op(op: Callable[..., Tensor], window: Tensor, bank: Tensor) -> Way:
+    return lambda wave: op(wave, window, bank, N_FFT, HOP_LENGTH, COLUMNS, FLOOR_DB)
+
+
 def by_stft(window: Tensor, bank: Tensor) -> Way:
     """torch.stft and a matrix product, as one writes it."""
 
@@ -84,20 +88,17 @@ def cases(device: str) -> Iterator[Case]:
         torch._dynamo.reset()
         window = hann_window(WIN_LENGTH, place)
         bank = filterbank(MelConfig(n_mels=n_mels), SAMPLE_RATE, place)
-        numbers = (N_FFT, HOP_LENGTH, COLUMNS, FLOOR_DB)
-
-        def ours(wave: Tensor, window: Tensor = window, bank: Tensor = bank) -> Tensor:
-            return log_mel_frames(wave, window, bank, *numbers)
-
-        def reference(wave: Tensor, window: Tensor = window, bank: Tensor = bank) -> Tensor:
-            return log_mel_frames_reference(wave, window, bank, *numbers)
-
         stft = by_stft(window, bank)
-        ways = {"ours": ours, "reference": reference, "stft": stft, "compile": torch.compile(stft)}
+        ways = {
+            "ours": by_op(log_mel_frames, window, bank),
+            "reference": by_op(log_mel_frames_reference, window, bank),
+            "stft": stft,
+            "compile": torch.compile(stft),
+        }
         if torchaudio := by_torchaudio(window, n_mels):
             ways["torchaudio"] = torchaudio
         wave = 0.1 * torch.randn(batch, samples, device=device)
-        grad = torch.randn_like(ours(wave))
+        grad = torch.randn_like(ways["ours"](wave))
         shape = f"{batch}x{samples}x{n_mels}"
         fwd = {way: forward(op, wave) for way, op in ways.items()}
         yield Case("fwd", shape, "fp32", fwd, wave.nbytes + grad.nbytes)

@@ -4,15 +4,12 @@
 // A lane works on one column, kLanes neighbours at a time, from samples to decibels in cache.
 #include "log_mel_frames.h"
 
+#include "columns.h"
 #include "fourier.h"
 #include "vec.h"
 
 namespace pavdit::cpu::PAVDIT_ISA {
 namespace {
-
-constexpr int64_t whole(int64_t count) {
-  return (count + kLanes - 1) / kLanes * kLanes;
-}
 
 // The scratch of one task, cut up.
 struct Workspace {
@@ -32,76 +29,17 @@ struct Workspace {
       return taken;
     };
     window = take(samples);
-    segment = take((kLanes - 1) * framing.hop_length + framing.win_length);
+    segment = take(segment_size(framing));
     signals = take(samples * kLanes);
     spectrum = take(2 * fft.half * kLanes);
     magnitudes = take((fft.half + 1) * kLanes);
     reversed = reinterpret_cast<int32_t*>(take(fft.points));
-    for (int64_t i = 0; i < samples; ++i) window[i] = i < framing.win_length ? given_window[i] : 0.0f;
+    pad_window(framing, given_window, samples, window);
     reverse_digits(fft.points, reversed);
   }
 };
 
-// ---- the samples ----
-
-// segment[i] = wave[reflect(start + i)]; 0 where only columns behind the last one look.
-template <typename T>
-void read_segment(const Framing& framing, const T* wave, int64_t start, int64_t count, float* segment) {
-  const int64_t samples = framing.samples;
-  const int64_t inner = start < 0 ? (-start < count ? -start : count) : 0;
-  const int64_t wanted = samples - start < count ? samples - start : count;
-  const int64_t outer = wanted < inner ? inner : wanted;
-  for (int64_t i = 0; i < inner; ++i) store(segment + i, load<float>(wave + framing.reflect(start + i)));
-  over_columns(outer - inner, [&](auto v, int, int64_t i) {
-    store(segment + inner + i, load<decltype(v)>(wave + start + inner + i));
-  });
-  for (int64_t i = outer; i < count; ++i) {
-    const int64_t s = framing.reflect(start + i);
-    store(segment + i, s < 0 ? 0.0f : load<float>(wave + s));
-  }
-}
-
-// Windows the columns of a segment and turns them: from samples beside each other to columns beside each
-// other. Returns 0 for every column whose samples are finite, else NaN.
-Floats window_columns(const Framing& framing, const Workspace& work) {
-  Floats broken = {};
-  for (int64_t first = 0; first < work.samples; first += kLanes) {
-    const int64_t count = framing.win_length - first;
-    Floats rows[kLanes];
-    const Floats weights = read<Floats>(work.window + first);
-    if (count >= kLanes) {
-      for (int c = 0; c < kLanes; ++c) {
-        rows[c] = read<Floats>(work.segment + c * framing.hop_length + first) * weights;
-      }
-    } else {  // what stands behind the window belongs to another column
-      for (int c = 0; c < kLanes; ++c) {
-        float rest[kLanes] = {};
-        const float* column = work.segment + c * framing.hop_length + first;
-        for (int64_t i = 0; i < count; ++i) rest[i] = column[i];
-        rows[c] = read<Floats>(rest) * weights;
-      }
-    }
-    transpose_square(rows);
-    for (int i = 0; i < kLanes; ++i) {
-      broken += rows[i] * 0.0f;
-      write(work.signals + (first + i) * kLanes, rows[i]);
-    }
-  }
-  return broken;
-}
-
 // ---- magnitudes ----
-
-inline Floats square_root(Floats v) {
-#if defined(__AVX512F__)
-  return bit_cast<Floats>(_mm512_sqrt_ps(bit_cast<__m512>(v)));
-#elif defined(__AVX2__)
-  return bit_cast<Floats>(_mm256_sqrt_ps(bit_cast<__m256>(v)));
-#else
-  for (int lane = 0; lane < kLanes; ++lane) v[lane] = __builtin_sqrtf(v[lane]);
-  return v;
-#endif
-}
 
 inline Floats magnitude(Complex v) {
   return square_root(v.re * v.re + v.im * v.im);
@@ -238,14 +176,12 @@ void images(const MelShape& shape, const T* wave, const float* window, const flo
   const Pruned fft(framing, 1);
   const Workspace work(framing, fft, window, scratch);
   const int64_t groups = mel_groups(framing), columns = framing.columns();
-  const int64_t segment = (kLanes - 1) * framing.hop_length + framing.win_length;
   for (int64_t group = begin; group < end; ++group) {
     const int64_t b = group / groups, from = group % groups * kMelColumnsPerGroup;
     const int64_t to = from + kMelColumnsPerGroup < columns ? from + kMelColumnsPerGroup : columns;
     for (int64_t n = from; n < to; n += kLanes) {
-      read_segment(framing, wave + b * framing.samples, n * framing.hop_length - framing.left(), segment,
-                   work.segment);
-      const Floats broken = window_columns(framing, work);
+      read_segment(framing, wave + b * framing.samples, n, work.segment);
+      const Floats broken = window_columns(framing, work.window, work.segment, work.samples, work.signals);
       for (int64_t branch = 0; branch < fft.branches; ++branch) {
         branch_fft(work.signals, work.spectrum + branch * 2 * fft.points * kLanes, fft, roots, branch);
       }

@@ -38,6 +38,12 @@ inline __attribute__((always_inline)) Complex turned(Complex a, const float* roo
   return {a.re * re - a.im * im, a.re * im + a.im * re};
 }
 
+// By the conjugate of the root.
+inline __attribute__((always_inline)) Complex turned_back(Complex a, const float* roots, int64_t k) {
+  const float re = roots[2 * k], im = roots[2 * k + 1];
+  return {a.re * re + a.im * im, a.im * re - a.re * im};
+}
+
 // A square of kLanes vectors transposed: log2(kLanes) times, the first half of the rows is interleaved with
 // the second.
 inline __attribute__((always_inline)) void interleave(Floats a, Floats b, Floats& low, Floats& high) {
@@ -120,6 +126,64 @@ inline void branch_fft(const float* source, float* list, const Pruned& fft, cons
       store_complex(list, p + 1, a - b);
     }
   }
+}
+
+// ---- and back, without the division by the number of points ----
+
+// Undoes radix4_pass. With kTurn it is the last pass, of one part: its results are turned back and added to
+// `sum`, branch 0 writes them.
+template <bool kTurn>
+inline void inverse_radix4_pass(float* list, float* sum, int64_t points, int64_t length, int64_t n_fft,
+                                const float* roots, int64_t branch) {
+  const int64_t quarter = length / 4, step = n_fft / length;
+  const auto put = [&](int64_t p, Complex v) {
+    if (!kTurn) return store_complex(list, p, v);
+    v = turned_back(v, roots, 2 * branch * p);
+    store_complex(sum, p, branch == 0 ? v : load_complex(sum, p) + v);
+  };
+  for (int64_t j = 0; j < quarter; ++j) {
+    for (int64_t first = j; first < points; first += length) {
+      Complex in[4];
+#pragma GCC unroll 4
+      for (int q = 0; q < 4; ++q) {
+        in[q] = load_complex(list, first + q * quarter);
+        if (j != 0 && q != 0) in[q] = turned_back(in[q], roots, q * j * step);
+      }
+      const Complex even = in[0] + in[2], odd = in[1] + in[3];
+      const Complex left = in[0] - in[2], right = minus_i(in[1] - in[3]);
+      put(first, even + odd);
+      put(first + quarter, left - right);
+      put(first + 2 * quarter, even - odd);
+      put(first + 3 * quarter, left + right);
+    }
+  }
+}
+
+// What the branch `list` [points], in the order that branch_fft leaves, adds to the first points of the
+// inverse transform of all branches. Destroys the list.
+inline void inverse_branch_fft(float* list, float* sum, const Pruned& fft, const float* roots,
+                               int64_t branch) {
+  const int64_t n_fft = 2 * fft.half;
+  int64_t length = 1;
+  if (__builtin_ctzll(uint64_t(fft.points)) % 2 == 1) {  // no power of four
+    length = 2;
+    for (int64_t p = 0; p < fft.points; p += 2) {
+      const Complex a = load_complex(list, p), b = load_complex(list, p + 1);
+      store_complex(list, p, a + b);
+      store_complex(list, p + 1, a - b);
+    }
+  }
+  if (fft.points < 4) {
+    for (int64_t p = 0; p < fft.points; ++p) {
+      const Complex v = turned_back(load_complex(list, p), roots, 2 * branch * p);
+      store_complex(sum, p, branch == 0 ? v : load_complex(sum, p) + v);
+    }
+    return;
+  }
+  for (length *= 4; length < fft.points; length *= 4) {
+    inverse_radix4_pass<false>(list, nullptr, fft.points, length, n_fft, roots, 0);
+  }
+  inverse_radix4_pass<true>(list, sum, fft.points, length, n_fft, roots, branch);
 }
 
 // reversed[k]: where result k of a transform of `points` stands. The digits are those of the passes.

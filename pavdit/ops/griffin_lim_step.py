@@ -6,16 +6,18 @@ import torch
 from torch import Tensor
 
 from pavdit.ops._checks import check_floating
-from pavdit.ops._library import forbid_gradients
+from pavdit.ops._library import forbid_gradients, native
 from pavdit.ops._stft import check_framing, inverse_spectrum, overlap_add, spectrum, windowed_columns
 
 torch.library.define(
     "pavdit::griffin_lim_step",
-    "(Tensor columns, Tensor previous, Tensor magnitude, Tensor window, Tensor square_sum, SymInt n_fft, "
-    "SymInt hop_length, float momentum) -> (Tensor, Tensor)",
+    "(Tensor columns, Tensor previous, Tensor magnitude, Tensor window, Tensor square_sum, int n_fft, "
+    "int hop_length, float momentum) -> (Tensor, Tensor)",
 )
 forbid_gradients("griffin_lim_step")
 
+NATIVE_N_FFT = (4, 1 << 15)
+"""Powers of two that the native kernel takes, the smallest and the largest."""
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
@@ -37,7 +39,8 @@ def griffin_lim_step(
     Perraudin, Balazs & Søndergaard 2013, "A fast Griffin-Lim algorithm".
 
     The state between two steps is in time, so that a column needs its neighbours' samples, not their spectra.
-    A column's phase counts from the first sample of its window.
+    A column's phase counts from the first sample of its window. The native kernel has no gradient: where one is
+    needed, the reference serves.
 
     Args:
         columns: ``(B, N, win_length)``, inverse FFTs of the current spectrum, multiplied by the window;
@@ -82,9 +85,13 @@ def griffin_lim_step(
         )
     if momentum < 0:
         raise ValueError(f"griffin_lim_step: want momentum >= 0, got {momentum}")
-    return griffin_lim_step_reference(
-        columns, previous, magnitude, window, square_sum, n_fft, hop_length, momentum
-    )
+    tensors = (columns, previous, magnitude, window, square_sum)
+    smallest, largest = NATIVE_N_FFT
+    power_of_two = smallest <= n_fft <= largest and n_fft & (n_fft - 1) == 0
+    needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    if power_of_two and not needs_gradient and native("griffin_lim_step", columns):
+        return torch.ops.pavdit.griffin_lim_step(*tensors, n_fft, hop_length, momentum)
+    return griffin_lim_step_reference(*tensors, n_fft, hop_length, momentum)
 
 
 def griffin_lim_step_reference(
