@@ -12,6 +12,9 @@
 #pragma once
 
 #include <cstdint>
+#if defined(USE_CUDA)
+#include <cuda_runtime_api.h>
+#endif
 
 #include "framing.h"
 
@@ -77,4 +80,16 @@ extern const GriffinLimStep griffin_lim_step;
 }
 
 }  // namespace cpu
+
+#if defined(USE_CUDA)
+namespace cuda {
+
+constexpr int64_t kGriffinMinFft = 128;  // as log_mel_frames
+constexpr int64_t kGriffinMaxFft = 4096;
+
+// step.roots [n_fft, 2] is computed too, before the two stages.
+cudaError_t griffin_lim_step(const GriffinStep& step, float* roots, cudaStream_t stream);
+
+}  // namespace cuda
+#endif
 }  // namespace pavdit

@@ -15,36 +15,9 @@ namespace pavdit::cuda {
 namespace {
 
 constexpr int kColumns = 8;  // of a block: 32 bytes of a row of float32, one sector
-constexpr int kMostThreads = 128;
-constexpr int kBlocks = 4;  // that fit a multiprocessor's shared memory; without it ptxas spills to fit more
+constexpr int kBlocks = 4;   // that fit a multiprocessor's shared memory; without it ptxas spills to fit more
 constexpr int64_t kMostBlocks = 2147483647;
 constexpr size_t kDefaultShared = 48 * 1024;  // more must be asked for
-
-// How a block works; all are numbers of elements.
-struct Plan {
-  int points, branches;  // framing.h
-  int at_once;           // columns whose spectra are in shared memory
-  int branch_stride;     // float2 from branch to branch of a spectrum
-  int threads;
-
-  explicit Plan(const MelShape& shape) {
-    const Pruned fft(shape.framing, kHeld);
-    const int half = int(fft.half);
-    points = int(fft.points);
-    branches = int(fft.branches);
-    const int fitting = kMostThreads * kHeld / half;
-    at_once = fitting < kColumns ? fitting : kColumns;
-    threads = at_once * half / kHeld;
-    // 16 neighbouring bins lie in as many branches as there are; this puts them into different banks
-    branch_stride = points + points / kHeld + kHeld / (branches < kHeld ? branches : kHeld);
-  }
-
-  __host__ __device__ int spectrum_size() const { return at_once * branches * branch_stride; }
-  size_t shared_bytes(const MelShape& shape) const {
-    return (size_t(spectrum_size()) + at_once * points) * sizeof(float2) +
-           kColumns * (size_t(shape.framing.bins()) + 1) * sizeof(float);
-  }
-};
 
 // What the kernels pass on: roots [n_fft]: exp(-2 pi i k / n_fft), bands [M]: first bin and number of bins.
 struct Tables {
@@ -57,11 +30,6 @@ struct Tables {
         bands(reinterpret_cast<int2*>(workspace + 2 * shape.framing.n_fft)),
         gain(workspace + 2 * shape.framing.n_fft + 2 * shape.mels) {}
 };
-
-// A padding element after 16, so that 16 threads that are 16 elements apart meet 16 banks.
-__device__ __forceinline__ int place(int i) {
-  return i + i / kHeld;
-}
 
 __device__ __forceinline__ float sample(const void* wave, DType dtype, int64_t i) {
   switch (dtype) {
@@ -76,13 +44,13 @@ __device__ __forceinline__ float sample(const void* wave, DType dtype, int64_t i
 
 // ---- before: roots, bands and gain, so that the other kernel depends on its arguments only ----
 
-__global__ __launch_bounds__(kMostThreads) void log_mel_tables_kernel(
+__global__ __launch_bounds__(kFourierThreads) void log_mel_tables_kernel(
     const MelShape shape,
     const float* __restrict__ window,      // [win_length]
     const float* __restrict__ filterbank,  // [M, K]
     const Tables tables) {
   const int lane = threadIdx.x % kWarp;
-  int64_t job = int64_t(blockIdx.x) * (kMostThreads / kWarp) + threadIdx.x / kWarp;
+  int64_t job = int64_t(blockIdx.x) * (kFourierThreads / kWarp) + threadIdx.x / kWarp;
   if (job == 0) {
     float sum = 0.0f;
     for (int i = lane; i < int(shape.framing.win_length); i += kWarp) sum += window[i];
@@ -105,18 +73,16 @@ __global__ __launch_bounds__(kMostThreads) void log_mel_tables_kernel(
   }
   const int64_t k = (job - shape.mels) * kWarp + lane;
   if (k < shape.framing.n_fft) {
-    float sine, cosine;
-    sincospif(-2.0f * float(k) / float(shape.framing.n_fft), &sine, &cosine);  // the division is exact
-    tables.roots[k] = make_float2(cosine, sine);
+    tables.roots[k] = root_of_unity(k, shape.framing.n_fft);
   }
 }
 
 // ---- the parts of the kernel ----
 
 // The columns from n on, windowed, as complex points [at_once, points].
-__device__ __forceinline__ void stage_samples(const MelShape& shape, const Plan& plan, const void* wave,
-                                              const float* __restrict__ window, int64_t b, int64_t n,
-                                              float2* signals, float* broken) {
+__device__ __forceinline__ void stage_samples(const MelShape& shape, const FourierPlan& plan,
+                                              const void* wave, const float* __restrict__ window, int64_t b,
+                                              int64_t n, float2* signals, float* broken) {
   const Framing& framing = shape.framing;
   float* flat = reinterpret_cast<float*>(signals);
   for (int i = threadIdx.x; i < plan.at_once * 2 * plan.points; i += plan.threads) {
@@ -131,54 +97,12 @@ __device__ __forceinline__ void stage_samples(const MelShape& shape, const Plan&
   }
 }
 
-// One transform of `points` per branch and column; a thread holds 16 points of one of them. Autosort passes
-// (Stockham): the results come in order.
-template <int kFirst>
-__device__ __forceinline__ void transform(const Plan& plan, int64_t n_fft, const float2* signals,
-                                          const float2* __restrict__ roots, float2* spectrum) {
-  const int per_transform = plan.points / kHeld, per_column = plan.branches * per_transform;
-  const int column = threadIdx.x / per_column, branch = threadIdx.x % per_column / per_transform;
-  const int v = threadIdx.x % per_transform;
-  float2* mine = spectrum + (column * plan.branches + branch) * plan.branch_stride;
-  float2 x[kHeld];
-#pragma unroll
-  for (int i = 0; i < kHeld; ++i) {
-    const int p = v + i * per_transform;
-    x[i] = signals[column * plan.points + p] * roots[2 * branch * p];
-  }
-  constexpr int kTogether = kHeld / kFirst;  // transforms of the first pass
-#pragma unroll
-  for (int t = 0; t < kTogether; ++t) {
-    dft<kFirst, kTogether>(x, t);
-#pragma unroll
-    for (int q = 0; q < kFirst; ++q) {
-      mine[place((v + t * per_transform) * kFirst + result_at<kFirst>(q))] = x[t + q * kTogether];
-    }
-  }
-  for (int done = kFirst; done < plan.points; done *= kHeld) {
-    __syncthreads();
-    const int k = v % done, step = int(n_fft) / (kHeld * done) * k;
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) x[i] = mine[place(v + i * per_transform)];
-#pragma unroll
-    for (int i = 1; i < kHeld; ++i) x[i] = x[i] * roots[i * step];
-    dft<kHeld, 1>(x, 0);
-    __syncthreads();
-    const int first = (v - k) * kHeld + k;
-#pragma unroll
-    for (int i = 0; i < kHeld; ++i) mine[place(first + result_at<kHeld>(i) * done)] = x[i];
-  }
-}
-
 // Twice the magnitudes of the columns in `spectrum`, as log_mel_frames.cpp in csrc/cpu says.
-__device__ __forceinline__ void find_magnitudes(const Plan& plan, int half, const float2* spectrum,
+__device__ __forceinline__ void find_magnitudes(const FourierPlan& plan, int half, const float2* spectrum,
                                                 const float2* __restrict__ roots, float* magnitudes) {
   const int per_column = plan.threads / plan.at_once, column = threadIdx.x / per_column;
   const float2* mine = spectrum + column * plan.branches * plan.branch_stride;
-  const auto bin = [&](int k) {
-    k &= half - 1;
-    return mine[k % plan.branches * plan.branch_stride + place(k / plan.branches)];
-  };
+  const auto bin = [&](int k) { return mine[bin_place(plan, k)]; };
   for (int k = threadIdx.x % per_column; k <= half / 2; k += per_column) {
     const float2 low = bin(k), mirrored = conjugate(bin(half - k));
     const float2 even = low + mirrored, odd = minus_i(low - mirrored) * roots[k];
@@ -214,8 +138,8 @@ __device__ __forceinline__ void store_row(const MelShape& shape, int64_t b, int6
 }
 
 template <int kFirst>
-__global__ __launch_bounds__(kMostThreads, kBlocks) void log_mel_frames_fwd_kernel(
-    const MelShape shape, const Plan plan, const int64_t tiles,
+__global__ __launch_bounds__(kFourierThreads, kBlocks) void log_mel_frames_fwd_kernel(
+    const MelShape shape, const FourierPlan plan, const int64_t tiles,
     const void* __restrict__ wave,         // [B, S]
     const float* __restrict__ window,      // [win_length]
     const float* __restrict__ filterbank,  // [M, K]
@@ -223,7 +147,7 @@ __global__ __launch_bounds__(kMostThreads, kBlocks) void log_mel_frames_fwd_kern
     void* __restrict__ out) {  // [B, T, M, L]
   float2* spectrum = dynamic_shared<float2>();
   float2* signals = spectrum + plan.spectrum_size();
-  float* magnitudes = reinterpret_cast<float*>(signals + plan.at_once * plan.points);  // [8, K]
+  float* magnitudes = reinterpret_cast<float*>(signals + plan.signal_size());  // [8, K]
   const int bins = int(shape.framing.bins());
   float* broken = magnitudes + kColumns * bins;  // [8]: 0, or NaN
   const int64_t b = blockIdx.x / tiles, n = int64_t(blockIdx.x) % tiles * kColumns;
@@ -233,7 +157,7 @@ __global__ __launch_bounds__(kMostThreads, kBlocks) void log_mel_frames_fwd_kern
   for (int first = 0; first < kColumns; first += plan.at_once) {
     stage_samples(shape, plan, wave, window, b, n + first, signals, broken + first);
     __syncthreads();
-    transform<kFirst>(plan, shape.framing.n_fft, signals, tables.roots, spectrum);
+    transform<kFirst, false>(plan, int(shape.framing.n_fft), signals, tables.roots, spectrum);
     __syncthreads();
     find_magnitudes(plan, bins - 1, spectrum, tables.roots, magnitudes + first * bins);
     __syncthreads();
@@ -265,10 +189,11 @@ __global__ __launch_bounds__(kMostThreads, kBlocks) void log_mel_frames_fwd_kern
 }
 
 template <int kFirst>
-cudaError_t forward(const MelShape& shape, const Plan& plan, int64_t tiles, const void* wave,
+cudaError_t forward(const MelShape& shape, const FourierPlan& plan, int64_t tiles, const void* wave,
                     const float* window, const float* filterbank, const Tables& tables, void* out,
                     cudaStream_t stream) {
-  const size_t shared = plan.shared_bytes(shape);
+  const size_t shared = size_t(plan.spectrum_size() + plan.signal_size()) * sizeof(float2) +
+                        kColumns * (size_t(shape.framing.bins()) + 1) * sizeof(float);
   const auto kernel = log_mel_frames_fwd_kernel<kFirst>;
   if (shared > kDefaultShared) {
     const cudaError_t error =
@@ -288,26 +213,14 @@ cudaError_t log_mel_frames(const MelShape& shape, const void* wave, const float*
   if (shape.framing.batch == 0 || shape.mels == 0) return cudaSuccess;
   if (shape.framing.batch > kMostBlocks / tiles || shape.mels > kMostBlocks / 4) return cudaErrorInvalidValue;
   const Tables tables(shape, workspace);
-  const int64_t jobs = shape.mels + shape.framing.n_fft / kWarp, warps = kMostThreads / kWarp;
-  launch(log_mel_tables_kernel, (jobs + warps - 1) / warps, kMostThreads, 0, stream, shape, window,
+  const int64_t jobs = shape.mels + shape.framing.n_fft / kWarp, warps = kFourierThreads / kWarp;
+  launch(log_mel_tables_kernel, (jobs + warps - 1) / warps, kFourierThreads, 0, stream, shape, window,
          filterbank, tables);
   if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
-  const Plan plan(shape);
-  int first = plan.points;  // what is left beside passes of radix 16
-  while (first > kHeld) first /= kHeld;
-  const auto run = [&](auto kernel) {
-    return kernel(shape, plan, tiles, wave, window, filterbank, tables, out, stream);
-  };
-  switch (first) {
-    case 2:
-      return run(forward<2>);
-    case 4:
-      return run(forward<4>);
-    case 8:
-      return run(forward<8>);
-    default:
-      return run(forward<16>);
-  }
+  const FourierPlan plan(shape.framing, kColumns);
+  return with_first_radix(plan, [&](auto first) {
+    return forward<first.value>(shape, plan, tiles, wave, window, filterbank, tables, out, stream);
+  });
 }
 
 }  // namespace pavdit::cuda

@@ -16,8 +16,8 @@ torch.library.define(
 )
 forbid_gradients("griffin_lim_step")
 
-NATIVE_N_FFT = (4, 1 << 15)
-"""Powers of two that the native kernel takes, the smallest and the largest."""
+NATIVE_N_FFT = {"cpu": (4, 1 << 15), "cuda": (128, 4096)}
+"""Powers of two that the native kernels take, the smallest and the largest."""
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
@@ -39,8 +39,8 @@ def griffin_lim_step(
     Perraudin, Balazs & Søndergaard 2013, "A fast Griffin-Lim algorithm".
 
     The state between two steps is in time, so that a column needs its neighbours' samples, not their spectra.
-    A column's phase counts from the first sample of its window. The native kernel has no gradient: where one is
-    needed, the reference serves.
+    A column's phase counts from the first sample of its window. The native kernels have no gradient:
+    where one is needed, the reference serves.
 
     Args:
         columns: ``(B, N, win_length)``, inverse FFTs of the current spectrum, multiplied by the window;
@@ -86,12 +86,18 @@ def griffin_lim_step(
     if momentum < 0:
         raise ValueError(f"griffin_lim_step: want momentum >= 0, got {momentum}")
     tensors = (columns, previous, magnitude, window, square_sum)
-    smallest, largest = NATIVE_N_FFT
-    power_of_two = smallest <= n_fft <= largest and n_fft & (n_fft - 1) == 0
     needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    if power_of_two and not needs_gradient and native("griffin_lim_step", columns):
+    if not needs_gradient and _served(columns, n_fft):
         return torch.ops.pavdit.griffin_lim_step(*tensors, n_fft, hop_length, momentum)
     return griffin_lim_step_reference(*tensors, n_fft, hop_length, momentum)
+
+
+def _served(columns: Tensor, n_fft: int) -> bool:
+    """Whether the native kernel takes this call."""
+    if not native("griffin_lim_step", columns):
+        return False
+    smallest, largest = NATIVE_N_FFT[columns.device.type]
+    return smallest <= n_fft <= largest and n_fft & (n_fft - 1) == 0
 
 
 def griffin_lim_step_reference(

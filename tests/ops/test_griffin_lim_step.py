@@ -186,6 +186,7 @@ SHAPES = {
     "whole-window": Case(1, 40, 1024, 1024, 100),
     "two-points": Case(3, 10, 3, 8, 2),
     "long-hops": Case(1, 9, 256, 256, 128),
+    "small-transform": Case(3, 35, 37, 128, 14),
     "no-batch": Case(0, 40, 64, 128, 20),
     "66000-columns": Case(2, 33_000, 6, 8, 2),
 }
@@ -232,8 +233,9 @@ def test_accuracy_of_strided_inputs(device: str) -> None:
 
 
 @pytest.mark.parametrize("gain", [1e-30, 1e18], ids=["faint", "loud"])
-def test_accuracy_of_phases_at_the_ends_of_the_range(gain: float) -> None:
-    columns, previous, *rest = arguments_of(SHAPES["odd-power"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_accuracy_of_phases_at_the_ends_of_the_range(gain: float, device: str) -> None:
+    columns, previous, *rest = arguments_of(SHAPES["odd-power"], device)
     got = griffin_lim_step(columns * gain, previous * gain, *rest)
     want = griffin_lim_step_reference(columns, previous, *rest)
     torch.testing.assert_close(got[0], want[0], rtol=1e-4, atol=1e-4)
