@@ -18,7 +18,14 @@ from pavdit.audio.mel import CACHED_TABLES, filterbank, hann_window
 from pavdit.clip import ClipSpec
 from pavdit.config import MelConfig
 from pavdit.ops import griffin_lim_step
-from pavdit.ops._stft import check_framing, overlap_add, spectrum, window_square_sum, windowed_columns
+from pavdit.ops._stft import (
+    check_framing,
+    inverse_spectrum,
+    overlap_add,
+    spectrum,
+    window_square_sum,
+    windowed_columns,
+)
 
 PHASE_SEED = 0
 """Seed of the initial phase where the caller brings no generator."""
@@ -72,7 +79,7 @@ def istft(columns: Tensor, window: Tensor, n_fft: int, hop_length: int) -> Tenso
     num_samples = columns.shape[1] * hop_length
     check_framing("istft", num_samples, window.shape[0], n_fft, hop_length)
     _check_overlap("istft", window.shape[0], hop_length)
-    pieces = torch.fft.irfft(columns, n=n_fft)[..., : window.shape[0]] * window
+    pieces = inverse_spectrum(columns, n_fft, window.shape[0]) * window
     return overlap_add(pieces, n_fft, hop_length) / window_square_sum(
         window, columns.shape[1], n_fft, hop_length
     )
@@ -88,6 +95,9 @@ def invert_mel(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Turn mel images into sound (PAV-DiT 3.1, "Input Preprocessing"); never waits for the device.
+
+    The tables are made at the first call for a configuration and a device; every call after it is the same
+    sequence of kernels, which a CUDA graph can hold (with `generator` None or one of the device's own).
 
     A clip's sound does not depend on the others of its batch: they share one initial phase.
 
@@ -121,9 +131,9 @@ def invert_mel(
     window = hann_window(mel.win_length, images.device, dtype)
     magnitude = linear_magnitude(images.to(dtype), clip, mel)  # (B, N, K)
     _, num_columns, num_bins = magnitude.shape
-    square_sum = window_square_sum(window, num_columns, mel.n_fft, clip.hop_length)
+    square_sum = _square_sum(mel, num_columns, clip.hop_length, images.device, dtype)
     phase = _initial_phase(num_columns, num_bins, images.device, dtype, generator)  # (N, K)
-    columns = torch.fft.irfft(magnitude * phase, n=mel.n_fft)[..., : mel.win_length] * window
+    columns = inverse_spectrum(magnitude * phase, mel.n_fft, mel.win_length) * window
     rebuilt = torch.zeros_like(magnitude, dtype=dtype.to_complex())
     for _ in range(num_iterations):
         columns, rebuilt = griffin_lim_step(
@@ -158,6 +168,16 @@ def _filterbank_inverse(mel: MelConfig, sample_rate: int, device: torch.device, 
     with torch.inference_mode(False), torch.no_grad():
         exact = filterbank(mel, sample_rate, torch.device("cpu"), torch.float64)
         return torch.linalg.pinv(exact).to(device=device, dtype=dtype)
+
+
+@lru_cache(maxsize=CACHED_TABLES)
+def _square_sum(
+    mel: MelConfig, num_columns: int, hop_length: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """What an overlap-add of `num_columns` columns is divided by, ``(S,)``."""
+    with torch.inference_mode(False), torch.no_grad():
+        window = hann_window(mel.win_length, device, dtype)
+        return window_square_sum(window, num_columns, mel.n_fft, hop_length)
 
 
 @lru_cache(maxsize=CACHED_TABLES)

@@ -46,16 +46,32 @@ def windowed_columns(wave: Tensor, window: Tensor, n_fft: int, hop_length: int) 
     return padded.unfold(-1, win_length, hop_length) * window
 
 
+def windowed_columns_backward(columns: Tensor, num_samples: int, n_fft: int, hop_length: int) -> Tensor:
+    """The gradient of the wave: columns that carry their window already, added up and folded back."""
+    left, right = window_margin(columns.shape[2], n_fft, hop_length)
+    padded = F.pad(_added(columns, hop_length), (0, right))[:, : left + num_samples + right]
+    wave = padded[:, left : left + num_samples].clone()
+    wave[:, 1 : left + 1] += padded[:, :left].flip(1)
+    wave[:, num_samples - 1 - right : num_samples - 1] += padded[:, left + num_samples :].flip(1)
+    return wave
+
+
 def overlap_add(columns: Tensor, n_fft: int, hop_length: int) -> Tensor:
     """Add windowed columns ``(B, N, win_length)`` where they belong and cut the margins: ``(B, S)``."""
+    num_columns, win_length = columns.shape[1:]
+    left, _ = window_margin(win_length, n_fft, hop_length)
+    return _added(columns, hop_length)[:, left : left + num_columns * hop_length]
+
+
+def _added(columns: Tensor, hop_length: int) -> Tensor:
+    """The overlap-add with its margins, filled up with zeros to whole hops."""
     batch, num_columns, win_length = columns.shape
     hops = -(-win_length // hop_length)  # that a window reaches into
     padded = columns.new_zeros(batch, num_columns + hops, hop_length)
     for hop in range(hops):
         piece = columns[..., hop * hop_length : (hop + 1) * hop_length]
         padded[:, hop : hop + num_columns, : piece.shape[2]] += piece
-    left, _ = window_margin(win_length, n_fft, hop_length)
-    return padded.flatten(1)[:, left : left + num_columns * hop_length]
+    return padded.flatten(1)
 
 
 def window_square_sum(window: Tensor, num_columns: int, n_fft: int, hop_length: int) -> Tensor:
@@ -66,4 +82,14 @@ def window_square_sum(window: Tensor, num_columns: int, n_fft: int, hop_length: 
 
 def spectrum(columns: Tensor, n_fft: int) -> Tensor:
     """Windowed columns ``(B, N, win_length)`` to ``(B, N, n_fft / 2 + 1)`` complex, unscaled."""
+    if columns.numel() == 0:  # MKL refuses an empty batch
+        empty = F.pad(columns, (0, n_fft // 2 + 1 - columns.shape[2]))
+        return torch.complex(empty, empty)
     return torch.fft.rfft(columns, n=n_fft)
+
+
+def inverse_spectrum(bins: Tensor, n_fft: int, win_length: int) -> Tensor:
+    """``(B, N, n_fft / 2 + 1)`` to the samples that stand under the window, ``(B, N, win_length)``."""
+    if bins.numel() == 0:
+        return F.pad(bins.real, (0, win_length - bins.shape[2]))
+    return torch.fft.irfft(bins, n=n_fft)[..., :win_length]

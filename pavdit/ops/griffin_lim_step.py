@@ -6,16 +6,18 @@ import torch
 from torch import Tensor
 
 from pavdit.ops._checks import check_floating
-from pavdit.ops._library import forbid_gradients
-from pavdit.ops._stft import check_framing, overlap_add, spectrum, windowed_columns
+from pavdit.ops._library import forbid_gradients, native
+from pavdit.ops._stft import check_framing, inverse_spectrum, overlap_add, spectrum, windowed_columns
 
 torch.library.define(
     "pavdit::griffin_lim_step",
-    "(Tensor columns, Tensor previous, Tensor magnitude, Tensor window, Tensor square_sum, SymInt n_fft, "
-    "SymInt hop_length, float momentum) -> (Tensor, Tensor)",
+    "(Tensor columns, Tensor previous, Tensor magnitude, Tensor window, Tensor square_sum, int n_fft, "
+    "int hop_length, float momentum) -> (Tensor, Tensor)",
 )
 forbid_gradients("griffin_lim_step")
 
+NATIVE_N_FFT = {"cpu": (4, 1 << 15), "cuda": (128, 4096)}
+"""Powers of two that the native kernels take, the smallest and the largest."""
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
 
@@ -37,7 +39,8 @@ def griffin_lim_step(
     Perraudin, Balazs & Søndergaard 2013, "A fast Griffin-Lim algorithm".
 
     The state between two steps is in time, so that a column needs its neighbours' samples, not their spectra.
-    A column's phase counts from the first sample of its window.
+    A column's phase counts from the first sample of its window. The native kernels have no gradient:
+    where one is needed, the reference serves.
 
     Args:
         columns: ``(B, N, win_length)``, inverse FFTs of the current spectrum, multiplied by the window;
@@ -82,9 +85,19 @@ def griffin_lim_step(
         )
     if momentum < 0:
         raise ValueError(f"griffin_lim_step: want momentum >= 0, got {momentum}")
-    return griffin_lim_step_reference(
-        columns, previous, magnitude, window, square_sum, n_fft, hop_length, momentum
-    )
+    tensors = (columns, previous, magnitude, window, square_sum)
+    needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    if not needs_gradient and _served(columns, n_fft):
+        return torch.ops.pavdit.griffin_lim_step(*tensors, n_fft, hop_length, momentum)
+    return griffin_lim_step_reference(*tensors, n_fft, hop_length, momentum)
+
+
+def _served(columns: Tensor, n_fft: int) -> bool:
+    """Whether the native kernel takes this call."""
+    if not native("griffin_lim_step", columns):
+        return False
+    smallest, largest = NATIVE_N_FFT[columns.device.type]
+    return smallest <= n_fft <= largest and n_fft & (n_fft - 1) == 0
 
 
 def griffin_lim_step_reference(
@@ -103,7 +116,7 @@ def griffin_lim_step_reference(
     # rebuilt + momentum * (rebuilt - previous), divided by 1 + momentum: a phase does not see the factor
     ahead = torch.sub(rebuilt, previous, alpha=momentum / (1.0 + momentum))
     projected = magnitude * torch.sgn(ahead)  # sgn(z) = z / |z|, 0 at 0
-    return torch.fft.irfft(projected, n=n_fft)[..., : window.shape[0]] * window, rebuilt
+    return inverse_spectrum(projected, n_fft, window.shape[0]) * window, rebuilt
 
 
 torch.library.impl("pavdit::griffin_lim_step", "CompositeExplicitAutograd", griffin_lim_step_reference)

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pavdit.ops._checks import check_floating
-from pavdit.ops._library import forbid_gradients
-from pavdit.ops._stft import check_framing, spectrum, windowed_columns
+from pavdit.ops._library import forbid_gradients, native
+from pavdit.ops._stft import (
+    check_framing,
+    inverse_spectrum,
+    spectrum,
+    windowed_columns,
+    windowed_columns_backward,
+)
 
 torch.library.define(
     "pavdit::log_mel_frames",
-    "(Tensor wave, Tensor window, Tensor filterbank, SymInt n_fft, SymInt hop_length, "
-    "SymInt columns_per_frame, float floor_db) -> Tensor",
+    "(Tensor wave, Tensor window, Tensor filterbank, int n_fft, int hop_length, "
+    "int columns_per_frame, float floor_db) -> Tensor",
+)
+torch.library.define(
+    "pavdit::log_mel_frames_backward",
+    "(Tensor grad, Tensor wave, Tensor window, Tensor filterbank, int n_fft, int hop_length, "
+    "int columns_per_frame, float floor_db) -> Tensor",
 )
 forbid_gradients("log_mel_frames")
+forbid_gradients("log_mel_frames_backward")
+
+NATIVE_N_FFT = {"cpu": (4, 1 << 15), "cuda": (128, 4096)}
+"""Powers of two that the native kernels take, the smallest and the largest."""
+LOWEST_FLOOR_DB = -300.0
+"""Below, the native kernels' squares of magnitudes leave the range of float32."""
 
 
 def log_mel_frames(
@@ -82,7 +100,20 @@ def log_mel_frames(
         )
     if floor_db >= 0:
         raise ValueError(f"log_mel_frames: want floor_db < 0, got {floor_db}")
-    return log_mel_frames_reference(wave, window, filterbank, n_fft, hop_length, columns_per_frame, floor_db)
+    numbers = (n_fft, hop_length, columns_per_frame, floor_db)
+    if not _served(wave, window, filterbank, n_fft, floor_db):
+        return log_mel_frames_reference(wave, window, filterbank, *numbers)
+    if torch.is_grad_enabled():
+        return _LogMelFrames.apply(wave, window, filterbank, *numbers)
+    return torch.ops.pavdit.log_mel_frames(wave, window, filterbank, *numbers)
+
+
+def _served(wave: Tensor, window: Tensor, filterbank: Tensor, n_fft: int, floor_db: float) -> bool:
+    """Whether the native kernel takes this call. It has no gradient for `window` and `filterbank`."""
+    if not native("log_mel_frames", wave) or window.requires_grad or filterbank.requires_grad:
+        return False
+    smallest, largest = NATIVE_N_FFT[wave.device.type]
+    return smallest <= n_fft <= largest and n_fft & (n_fft - 1) == 0 and floor_db >= LOWEST_FLOOR_DB
 
 
 def log_mel_frames_reference(
@@ -107,7 +138,34 @@ def log_mel_frames_reference(
     return images.to(wave.dtype).contiguous()
 
 
+def _backward_raw(
+    grad: Tensor,
+    wave: Tensor,
+    window: Tensor,
+    filterbank: Tensor,
+    n_fft: int,
+    hop_length: int,
+    columns_per_frame: int,
+    floor_db: float,
+) -> Tensor:
+    """The gradient of `wave`, written out because autograd does not record inside an op."""
+    columns = windowed_columns(wave.to(window.dtype), window, n_fft, hop_length)  # (B, N, win_length)
+    bins = spectrum(columns, n_fft)  # (B, N, K)
+    gain = 2 / window.sum()
+    mel = (bins.abs() * gain) @ filterbank.T  # (B, N, M)
+    seen = (mel > math.pow(10.0, floor_db / 20)) & (mel < 1.0)
+    slope = (-2.0 / floor_db) * (20.0 / math.log(10.0))
+    by_column = grad.to(window.dtype).transpose(2, 3).flatten(1, 2)  # (B, N, M)
+    dmel = torch.where(seen, by_column * slope / mel, 0.0)
+    dbins = torch.sgn(bins) * ((dmel @ filterbank) * gain)  # sgn(0) = 0
+    # irfft counts every bin but the first and the last twice and divides by n_fft
+    dbins[..., 1 : n_fft - n_fft // 2] *= 0.5
+    dcolumns = inverse_spectrum(dbins, n_fft, window.shape[0]) * (window * n_fft)
+    return windowed_columns_backward(dcolumns, wave.shape[1], n_fft, hop_length).to(wave.dtype)
+
+
 torch.library.impl("pavdit::log_mel_frames", "CompositeExplicitAutograd", log_mel_frames_reference)
+torch.library.impl("pavdit::log_mel_frames_backward", "CompositeExplicitAutograd", _backward_raw)
 
 
 @torch.library.register_fake("pavdit::log_mel_frames")
@@ -122,3 +180,40 @@ def _(
 ) -> Tensor:
     num_frames = wave.shape[1] // (hop_length * columns_per_frame)
     return wave.new_empty((wave.shape[0], num_frames, filterbank.shape[0], columns_per_frame))
+
+
+@torch.library.register_fake("pavdit::log_mel_frames_backward")
+def _(
+    grad: Tensor,
+    wave: Tensor,
+    window: Tensor,
+    filterbank: Tensor,
+    n_fft: int,
+    hop_length: int,
+    columns_per_frame: int,
+    floor_db: float,
+) -> Tensor:
+    return wave.new_empty(wave.shape)
+
+
+class _LogMelFrames(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        wave: Tensor,
+        window: Tensor,
+        filterbank: Tensor,
+        n_fft: int,
+        hop_length: int,
+        columns_per_frame: int,
+        floor_db: float,
+    ) -> Tensor:
+        ctx.save_for_backward(wave, window, filterbank)
+        ctx.numbers = (n_fft, hop_length, columns_per_frame, floor_db)
+        return torch.ops.pavdit.log_mel_frames(wave, window, filterbank, *ctx.numbers)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        dwave = torch.ops.pavdit.log_mel_frames_backward(grad, *ctx.saved_tensors, *ctx.numbers)
+        return dwave, None, None, None, None, None, None

@@ -164,3 +164,10 @@ inline int __popc(unsigned v) {
 inline int __ffs(int v) {
   return __builtin_ffs(v);
 }
+inline int __clz(int v) {
+  return v == 0 ? 32 : __builtin_clz(unsigned(v));
+}
+inline void sincospif(float v, float* sine, float* cosine) {
+  *sine = float(std::sin(M_PI * double(v)));
+  *cosine = float(std::cos(M_PI * double(v)));
+}
