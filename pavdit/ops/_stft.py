@@ -13,9 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pavdit.ops._checks import check_number
+
 
 def check_framing(op: str, num_samples: int, win_length: int, n_fft: int, hop_length: int) -> None:
-    """Raise a ValueError, named after `op`, where the framing is not defined for a wave of `num_samples`."""
+    """Raise a ValueError, named after `op`, where the framing is not defined for a wave of `num_samples`.
+
+    Raises a TypeError where `n_fft` or `hop_length` is no int.
+    """
+    check_number(op, "n_fft", n_fft, int)
+    check_number(op, "hop_length", hop_length, int)
     if not 0 < hop_length <= win_length <= n_fft:
         raise ValueError(
             f"{op}: want 0 < hop_length <= win_length <= n_fft, got {hop_length}, {win_length}, {n_fft}"
@@ -66,4 +73,6 @@ def window_square_sum(window: Tensor, num_columns: int, n_fft: int, hop_length: 
 
 def spectrum(columns: Tensor, n_fft: int) -> Tensor:
     """Windowed columns ``(B, N, win_length)`` to ``(B, N, n_fft / 2 + 1)`` complex, unscaled."""
+    if columns.numel() == 0:  # MKL refuses to plan no transform
+        return torch.complex(*columns.new_zeros(2, *columns.shape[:-1], n_fft // 2 + 1).unbind())
     return torch.fft.rfft(columns, n=n_fft)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pavdit.ops._attend import attend
 from pavdit.ops._checks import check_floating, check_norm_and_rope, check_valid
-from pavdit.ops._library import forbid_gradients
+from pavdit.ops._library import forbid_gradients, register_fake
 from pavdit.ops.qk_norm_rope import norm_and_rotate
 
 torch.library.define(
@@ -162,7 +162,7 @@ torch.library.impl(
 )
 
 
-@torch.library.register_fake("pavdit::block_attention")
+@register_fake("pavdit::block_attention")
 def _(
     q: Tensor,
     k: Tensor,
@@ -176,7 +176,7 @@ def _(
     return q.new_empty(q.shape)
 
 
-@torch.library.register_fake("pavdit::block_cross_attention")
+@register_fake("pavdit::block_cross_attention")
 def _(qkv_a: Tensor, qkv_b: Tensor, block: Sequence[int]) -> tuple[Tensor, Tensor]:
     shape = (*qkv_a.shape[:4], *qkv_a.shape[5:])
     return qkv_a.new_empty(shape), qkv_a.new_empty(shape)

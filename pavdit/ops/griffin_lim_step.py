@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pavdit.ops._checks import check_floating
-from pavdit.ops._library import forbid_gradients
+from pavdit.ops._checks import check_floating, check_number, check_tensor
+from pavdit.ops._library import forbid_gradients, register_fake
 from pavdit.ops._stft import check_framing, overlap_add, spectrum, windowed_columns
 
 torch.library.define(
@@ -59,6 +59,9 @@ def griffin_lim_step(
     """
     real = {"columns": columns, "magnitude": magnitude, "window": window, "square_sum": square_sum}
     check_floating("griffin_lim_step", **real)
+    check_tensor("griffin_lim_step", "previous", previous)
+    check_number("griffin_lim_step", "hop_length", hop_length, int)
+    check_number("griffin_lim_step", "momentum", momentum)
     if columns.dtype not in COMPLEX:
         raise TypeError(f"griffin_lim_step: want columns float32 or float64, got {columns.dtype}")
     if previous.dtype != COMPLEX[columns.dtype] or previous.device != columns.device:
@@ -80,7 +83,7 @@ def griffin_lim_step(
             f"griffin_lim_step: want previous and magnitude {bins}, square_sum ({num_samples},), got "
             f"{tuple(previous.shape)}, {tuple(magnitude.shape)}, {tuple(square_sum.shape)}"
         )
-    if momentum < 0:
+    if not momentum >= 0:
         raise ValueError(f"griffin_lim_step: want momentum >= 0, got {momentum}")
     return griffin_lim_step_reference(
         columns, previous, magnitude, window, square_sum, n_fft, hop_length, momentum
@@ -109,7 +112,7 @@ def griffin_lim_step_reference(
 torch.library.impl("pavdit::griffin_lim_step", "CompositeExplicitAutograd", griffin_lim_step_reference)
 
 
-@torch.library.register_fake("pavdit::griffin_lim_step")
+@register_fake("pavdit::griffin_lim_step")
 def _(
     columns: Tensor,
     previous: Tensor,

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from pavdit.ops._checks import check_floating
-from pavdit.ops._library import forbid_gradients
+from pavdit.ops._checks import check_floating, check_number
+from pavdit.ops._library import forbid_gradients, register_fake
 from pavdit.ops._stft import check_framing, spectrum, windowed_columns
 
 torch.library.define(
@@ -70,6 +70,8 @@ def log_mel_frames(
             f"{tuple(wave.shape)}, {tuple(window.shape)}, {tuple(filterbank.shape)}"
         )
     check_framing("log_mel_frames", wave.shape[1], window.shape[0], n_fft, hop_length)
+    check_number("log_mel_frames", "columns_per_frame", columns_per_frame, int)
+    check_number("log_mel_frames", "floor_db", floor_db)
     if filterbank.shape[1] != n_fft // 2 + 1:
         raise ValueError(
             f"log_mel_frames: want filterbank (M,{n_fft // 2 + 1}) for n_fft = {n_fft}, "
@@ -80,7 +82,7 @@ def log_mel_frames(
             f"log_mel_frames: want samples in multiples of hop_length * columns_per_frame = {hop_length} * "
             f"{columns_per_frame}, got {wave.shape[1]}"
         )
-    if floor_db >= 0:
+    if not floor_db < 0:
         raise ValueError(f"log_mel_frames: want floor_db < 0, got {floor_db}")
     return log_mel_frames_reference(wave, window, filterbank, n_fft, hop_length, columns_per_frame, floor_db)
 
@@ -110,7 +112,7 @@ def log_mel_frames_reference(
 torch.library.impl("pavdit::log_mel_frames", "CompositeExplicitAutograd", log_mel_frames_reference)
 
 
-@torch.library.register_fake("pavdit::log_mel_frames")
+@register_fake("pavdit::log_mel_frames")
 def _(
     wave: Tensor,
     window: Tensor,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pavdit.ops._attend import attend
 from pavdit.ops._checks import check_floating
-from pavdit.ops._library import forbid_gradients
+from pavdit.ops._library import forbid_gradients, register_fake
 
 SCALES = (1, 2, 4)
 
@@ -41,7 +41,7 @@ def multiscale_temporal_attention(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if qkv.ndim != 6 or qkv.shape[3] != 3 or qkv.shape[5] == 0:
         raise ValueError(f"multiscale_temporal_attention: want qkv (B,T,S,3,A,E), got {tuple(qkv.shape)}")
     if qkv.shape[1] % 4:
-        raise ValueError(f"multiscale_temporal_attention: want T a multiple of 4, got {qkv.shape[1]}")
+        raise ValueError(f"multiscale_temporal_attention: want T of qkv a multiple of 4, got {qkv.shape[1]}")
     return multiscale_temporal_attention_reference(qkv)
 
 
@@ -72,7 +72,7 @@ torch.library.impl(
 )
 
 
-@torch.library.register_fake("pavdit::multiscale_temporal_attention")
+@register_fake("pavdit::multiscale_temporal_attention")
 def _(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     b, t, s, _, a, e = qkv.shape
     full, half, quarter = (qkv.new_empty((b, t // scale, s, a, e)) for scale in SCALES)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pavdit.ops._checks import check_floating, check_norm_and_rope
-from pavdit.ops._library import forbid_gradients
+from pavdit.ops._library import forbid_gradients, register_fake
 
 NORM_EPS = 1e-6
 
@@ -102,6 +102,6 @@ def _rotate(y: Tensor, rope: Tensor) -> Tensor:
 torch.library.impl("pavdit::qk_norm_rope", "CompositeExplicitAutograd", qk_norm_rope_reference)
 
 
-@torch.library.register_fake("pavdit::qk_norm_rope")
+@register_fake("pavdit::qk_norm_rope")
 def _(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None) -> Tensor:
     return qkv.new_empty(qkv.shape)
