@@ -42,7 +42,7 @@ sanitize: $(STAMP)
 	$(PY) tools/sanitize.py $(if $(ALL),--all)
 
 # For a machine with a CUDA device and its own torch: installs nothing, uses the libraries that lie in pavdit/.
-# PART=tests or PART=ops; both without PART.
+# PART=tests, PART=ops or PART=sanitize (compute-sanitizer); the first two without PART.
 gpu-check:
 	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) tools/gpu_check.py $(PART)
 

@@ -95,10 +95,11 @@ def levels() -> list[str]:
 def check(level: str, *selection: str | Path) -> None:
     """Run tests at one instruction set; end where one fails or a sanitizer speaks."""
     begin = time.perf_counter()
-    command = ["-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:faulthandler", *selection]
-    code, words = python(*command, PAVDIT_CPU_CAPABILITY=level)
+    # --capture=sys: a process that a sanitizer ends keeps what pytest holds back of its standard error
+    command = ["-m", "pytest", "-q", "-x", "--capture=sys", "-p", "no:cacheprovider", "-p", "no:faulthandler"]
+    code, words = python(*command, *selection, PAVDIT_CPU_CAPABILITY=level)
     if code or any(report in words for report in REPORTS):
-        sys.exit(f"{words[-8000:]}\n{CHECK}: {level}: want no failure and no report, got the above")
+        sys.exit(f"{words[-8000:]}\n{CHECK}: {level}: want no failure and no report, got exit code {code}")
     print(
         f"{CHECK}: {level}: {words.strip().splitlines()[-1]} ({time.perf_counter() - begin:.0f} s)",
         flush=True,
