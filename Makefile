@@ -37,9 +37,10 @@ bench: $(STAMP)
 kernels-check: $(STAMP)
 	$(PY) tools/kernels_check.py $(if $(UPDATE),--update)
 
-# The CPU kernels under the address and undefined-behaviour sanitizers (gcc). ALL=1: bad calls at every level.
+# The CPU kernels under the address and undefined-behaviour sanitizers (gcc). ALL=1: bad calls at every
+# instruction set, REDUCED=1: everything at the best one only.
 sanitize: $(STAMP)
-	$(PY) tools/sanitize.py $(if $(ALL),--all)
+	$(PY) tools/sanitize.py $(if $(ALL),--all) $(if $(REDUCED),--reduced)
 
 # For a machine with a CUDA device and its own torch: installs nothing, uses the libraries that lie in pavdit/.
 # PART=tests, PART=ops or PART=sanitize (compute-sanitizer); the first two without PART.
