@@ -41,7 +41,7 @@ inline void check_axis_grad(const Tensor& grad, const Tensor& packed) {
   const std::vector<int64_t> want = sizes_without_parts(packed);
   bool same = grad.dim() == int64_t(want.size()) && grad.scalar_type() == packed.scalar_type();
   for (size_t i = 0; same && i < want.size(); ++i) same = grad.size(int64_t(i)) == want[i];
-  same = same && same_device(grad, packed);
+  same = same && is_beside(grad, packed);
   STD_TORCH_CHECK(same,
                   "axis_attention_backward: want grad (...,A,E) in the dtype and on the device of its input ",
                   sizes_text(packed), ", got ", sizes_text(grad));

@@ -73,6 +73,7 @@ def window_square_sum(window: Tensor, num_columns: int, n_fft: int, hop_length: 
 
 def spectrum(columns: Tensor, n_fft: int) -> Tensor:
     """Windowed columns ``(B, N, win_length)`` to ``(B, N, n_fft / 2 + 1)`` complex, unscaled."""
-    if columns.numel() == 0:  # MKL refuses to plan no transform
-        return torch.complex(*columns.new_zeros(2, *columns.shape[:-1], n_fft // 2 + 1).unbind())
+    if columns.numel() == 0:  # MKL refuses an empty batch
+        empty = F.pad(columns, (0, n_fft // 2 + 1 - columns.shape[2]))
+        return torch.complex(empty, empty)
     return torch.fft.rfft(columns, n=n_fft)

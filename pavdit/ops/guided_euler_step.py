@@ -105,8 +105,6 @@ def guided_euler_step_(
             f"got {tuple(latent.shape)} and {tuple(velocity.shape)}"
         )
     check_writable(op, "latent", latent)
-    if not isinstance(reflect, bool):
-        raise TypeError(f"{op}: want reflect True or False, got {reflect!r}")
     batch, frames = latent.shape[0], latent.shape[2]
     if velocity.shape[0] not in (batch, 2 * batch):
         raise ValueError(f"{op}: want velocity of {batch} or {2 * batch} rows, got {velocity.shape[0]}")

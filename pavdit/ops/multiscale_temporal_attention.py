@@ -41,7 +41,7 @@ def multiscale_temporal_attention(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if qkv.ndim != 6 or qkv.shape[3] != 3 or qkv.shape[5] == 0:
         raise ValueError(f"multiscale_temporal_attention: want qkv (B,T,S,3,A,E), got {tuple(qkv.shape)}")
     if qkv.shape[1] % 4:
-        raise ValueError(f"multiscale_temporal_attention: want T of qkv a multiple of 4, got {qkv.shape[1]}")
+        raise ValueError(f"multiscale_temporal_attention: want T a multiple of 4, got {qkv.shape[1]}")
     return multiscale_temporal_attention_reference(qkv)
 
 

@@ -68,8 +68,8 @@ class BadCall:
     def _judge_exception(self, fault: Exception) -> str:
         if self.target.raw or self.mutation.absurd:  # the latter may end where memory ends
             return "raised"
-        names = "|".join(self.target.arguments)
-        pattern = rf"{self.target.name}: want .*\b({names})\b.*got"
+        names = rf".*\b({'|'.join(self.target.arguments)})\b" if len(self.target.arguments) > 1 else ""
+        pattern = rf"{self.target.name}: want {names}.*got"
         if isinstance(fault, (TypeError, ValueError)) and re.match(pattern, str(fault), re.DOTALL):
             return "raised"
         return f"WRONG: want a TypeError or ValueError like '{pattern}', got {_short(fault)}"

@@ -127,7 +127,7 @@ ERRORS: dict[str, tuple[object, type[Exception], str]] = {
         ValueError,
         r"want qkv \(B,T,S,3,A,E\), got \(1, 4, 3, 1, 1, 2\)",
     ),
-    "frames": (torch.zeros(1, 6, 1, 3, 1, 2), ValueError, "want T of qkv a multiple of 4, got 6"),
+    "frames": (torch.zeros(1, 6, 1, 3, 1, 2), ValueError, "want T a multiple of 4, got 6"),
 }
 
 
