@@ -106,8 +106,12 @@ BASES: dict[str, list[dict[str, Any]]] = {
     "multiscale_temporal_attention": [{"qkv": draw(2, 8, 3, 3, 2, 8)}],
     "qk_norm_rope": [{"qkv": draw(2, 4, 3, 2, 8), **norm(8), "rope": angles(4, 8)}],
 }
-RAW_BASES: dict[str, list[dict[str, Any]]] = {}
+RAW_BASES: dict[str, list[dict[str, Any]]] = {
+    "qk_norm_rope_backward": [{"grad": draw(2, 4, 3, 2, 8, seed=3), **BASES["qk_norm_rope"][0]}],
+}
 """For a raw op that no public op runs on a CPU and that is not named as one."""
+CONSTANT = {"rope", "window", "filterbank"}
+"""Tables; where one needs a gradient, no kernel serves."""
 NO_GRADIENT = {"griffin_lim_step", "guided_euler_step_"}
 """Their inputs need none: one step of a loop that nobody differentiates, and a step in place."""
 
@@ -189,17 +193,17 @@ def _recorded(name: str) -> list[tuple[Any, ...]]:
         for public in BASES:
             for target in public_targets(public):
                 if target.differentiable:
-                    leaves = _leaves(target.arguments)
+                    leaves = leaves_of(target.arguments)
                     results = flat(target.call(**leaves))
                     torch.autograd.backward(results, [draw(*r.shape, seed=9) for r in results])
     return recorder.calls
 
 
-def _leaves(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Gradients for all but tables of angles, for which no kernel has one."""
+def leaves_of(arguments: dict[str, Any]) -> dict[str, Any]:
+    """All floating-point arguments but tables need a gradient; in the places where they lie."""
     return {
-        name: value.clone().requires_grad_()
-        if isinstance(value, Tensor) and value.is_floating_point() and name not in ("rope", "window")
+        name: value.detach().requires_grad_()
+        if isinstance(value, Tensor) and value.is_floating_point() and name not in CONSTANT
         else value
         for name, value in arguments.items()
     }
