@@ -33,8 +33,6 @@ class Mutation:
     wrong: bool = False
     values: bool = False
     """Other numbers in the same shape."""
-    equal_rows: bool = False
-    """Every row of the last axis holds one number."""
     absurd: bool = False
     """Sizes that no memory holds; plain PyTorch, without our checks before it, may work on them for hours."""
 
@@ -151,10 +149,9 @@ def _overlaps(t: Tensor) -> Iterator[Mutation]:
             f"expanded on axis {i}",
             lambda t, i=i: t.narrow(i, 0, 1).expand_as(t),
             values=True,
-            equal_rows=i == t.ndim - 1,
         )
     yield Mutation("of windows that slide by 1", lambda t: t.as_strided(t.shape, (1,) * t.ndim), values=True)
-    yield Mutation("of zeros", torch.zeros_like, values=True, equal_rows=True)
+    yield Mutation("of zeros", torch.zeros_like, values=True)
 
 
 def _strangers(t: Tensor) -> Iterator[Mutation]:
