@@ -36,6 +36,7 @@ bench: $(STAMP)
 # UPDATE=1 writes csrc/cuda/resources.txt, which the table is compared with.
 kernels-check: $(STAMP)
 	$(PY) tools/kernels_check.py $(if $(UPDATE),--update)
+	$(PY) tools/triton_check.py
 
 # The CPU kernels under the address and undefined-behaviour sanitizers (gcc). ALL=1: bad calls at every
 # instruction set, REDUCED=1: everything at the best one only.
