@@ -11,7 +11,7 @@ NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 TORCH_STAMP := $(VENV)/.installed-$(subst ==,-,$(notdir $(TORCH)))
 STAMP := $(VENV)/.installed-pavdit
 
-.PHONY: demo test test-slow lint bench kernels-check gpu-check clean
+.PHONY: demo test test-slow lint bench kernels-check sanitize gpu-check clean
 
 demo: $(STAMP)
 	$(PY) -m pavdit.cli.demo
@@ -33,12 +33,18 @@ OP ?= $(basename $(notdir $(wildcard benchmarks/ops/*.py)))
 bench: $(STAMP)
 	for op in $(OP); do $(PY) -m benchmarks.ops.$$op --json || exit 1; done
 
+# UPDATE=1 writes csrc/cuda/resources.txt, which the table is compared with.
 kernels-check: $(STAMP)
-	$(PY) tools/kernels_check.py
+	$(PY) tools/kernels_check.py $(if $(UPDATE),--update)
 	$(PY) tools/triton_check.py
 
+# The CPU kernels under the address and undefined-behaviour sanitizers (gcc). ALL=1: bad calls at every
+# instruction set, REDUCED=1: everything at the best one only.
+sanitize: $(STAMP)
+	$(PY) tools/sanitize.py $(if $(ALL),--all) $(if $(REDUCED),--reduced)
+
 # For a machine with a CUDA device and its own torch: installs nothing, uses the libraries that lie in pavdit/.
-# PART=tests or PART=ops; both without PART.
+# PART=tests, PART=ops or PART=sanitize (compute-sanitizer); the first two without PART.
 gpu-check:
 	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) tools/gpu_check.py $(PART)
 

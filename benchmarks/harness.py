@@ -4,6 +4,9 @@ A benchmark file lists its cases and calls `main`. Times are medians with the 10
 CUDA the L2 cache is cold (it is overwritten before every call), and what takes less than 100 us is timed as
 replays of a CUDA graph. On the CPU the inputs lie where the rounds before left them; one thread is timed by
 the processor time it used, which other programs on the machine disturb less.
+
+A row ends with the share that was reached of what bounds it: the bandwidth of a copy or the speed of a matrix
+product in the row's dtype, both measured in the same run, whichever needs longer for its bytes and flops.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ REPLAYS = 20
 """Calls in one CUDA graph: enough that the launch of the graph does not show."""
 
 Call = Callable[[], object]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""By the first word of a row's dtype."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class Case:
     """`ours` and its peers."""
     moved_bytes: int
     """What must move between memory and processor, by the formula in the op's header file."""
+    flops: int | None = None
+    """Floating-point operations, by the same formula; None where memory bounds the op on every machine."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,9 @@ def gate(op: str, device: str) -> str:
     if done.returncode:
         sys.exit(f"{done.stdout[-4000:]}\nbenchmark {op}: want its tests to pass, got the failures above")
     found = re.search(r"(\d+) passed", done.stdout)
-    return f"{found[1] if found else 0} tests passed"
+    if not found:
+        sys.exit(f"benchmark {op}: want tests that run on {device}, got none: {done.stdout.splitlines()[-1]}")
+    return f"{found[1]} tests passed"
 
 
 def copy_bandwidth(device: str) -> float:
@@ -122,6 +131,33 @@ def copy_bandwidth(device: str) -> float:
     target = torch.empty_like(source)
     seconds = measure({"copy": lambda: target.copy_(source)}, device)["copy"].median_ms / 1e3
     return 2 * source.nbytes / seconds
+
+
+def matmul_speed(device: str, dtype: torch.dtype) -> float:
+    """Flops per second of a matrix product in this run: on random data, for zeros are faster."""
+    n = 8192 if device == "cuda" else 768
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+    return 2 * n**3 / measure({"matmul": lambda: a @ b}, device)["matmul"].median_ms * 1e3
+
+
+class Peaks:
+    """What the machine reaches, measured when a row first asks for it."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.copy = copy_bandwidth(device)
+        self.matmul: dict[str, float] = {}
+
+    def bound(self, case: Case) -> tuple[str, float]:
+        """Return which limit bounds a case, and the seconds that it takes at that limit."""
+        copy_seconds = case.moved_bytes / self.copy
+        if case.flops is None:
+            return "copy", copy_seconds
+        word = case.dtype[:4]
+        if word not in self.matmul:
+            self.matmul[word] = matmul_speed(self.device, DTYPES[word])
+        matmul_seconds = case.flops / self.matmul[word]
+        return ("matmul", matmul_seconds) if matmul_seconds > copy_seconds else ("copy", copy_seconds)
 
 
 def as_graph(call: Call) -> Call:
@@ -171,18 +207,22 @@ def measure(calls: dict[str, Call], device: str) -> dict[str, Times]:
     return {name: Times.of(values) for name, values in seconds.items()}
 
 
-def row_text(op: str, case: Case, times: dict[str, Times], peak: float) -> str:
+def row_text(op: str, case: Case, times: dict[str, Times], bound: str, of_peak: float) -> str:
     """Return one line of the table."""
     ours = times["ours"]
     peers = (
-        f"{n} {t.median_ms:.3f} ({t.median_ms / ours.median_ms:.1f}x)" for n, t in times.items() if t != ours
+        f"{n} {t.median_ms:.3f} ({t.median_ms / ours.median_ms:.1f}x)"
+        for n, t in times.items()
+        if n != "ours"
     )
-    speed = case.moved_bytes / ours.median_ms * 1e3
+    speeds = [f"{case.moved_bytes / ours.median_ms * 1e3 / 1e9:.1f} GB/s"]
+    if case.flops is not None:
+        speeds.append(f"{case.flops / ours.median_ms * 1e3 / 1e9:.1f} GFLOP/s")
     columns = [
         f"{op} {case.direction:8}{case.shape:18}{case.dtype:14}",
         f"ours {ours.median_ms:.3f} ms [{ours.p10_ms:.3f} {ours.p90_ms:.3f}]",
         *peers,
-        f"{speed / 1e9:.1f} GB/s {speed / peak:.0%} of copy",
+        f"{' '.join(speeds)} {of_peak:.0%} of {bound}",
     ]
     return "  ".join(columns)
 
@@ -196,17 +236,20 @@ def main(op: str, cases: Callable[[str], Iterable[Case]]) -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     facts = header(options.device) | {"gate": gate(op, options.device)}
-    peak = copy_bandwidth(options.device)
-    facts["copy_gb_per_s"] = round(peak / 1e9, 1)
+    peaks = Peaks(options.device)
+    facts["copy_gb_per_s"] = round(peaks.copy / 1e9, 1)
     print(" | ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     rows: list[dict[str, object]] = []
     for case in cases(options.device):
         times = measure(case.calls, options.device)
-        print(row_text(op, case, times, peak), flush=True)
+        bound, seconds = peaks.bound(case)
+        of_peak = round(seconds / times["ours"].median_ms * 1e3, 4)
+        print(row_text(op, case, times, bound, of_peak), flush=True)
         described = {"direction": case.direction, "shape": case.shape, "dtype": case.dtype}
-        of_peak = round(case.moved_bytes / times["ours"].median_ms * 1e3 / peak, 4)
+        work = {"moved_bytes": case.moved_bytes, "flops": case.flops, "bound": bound, "of_peak": of_peak}
         measured = {name: asdict(t) for name, t in times.items()}
-        rows.append({"op": op, **described, "moved_bytes": case.moved_bytes, "of_peak": of_peak, **measured})
+        rows.append({"op": op, **described, **work, **measured})
+        facts["matmul_gflop_per_s"] = {name: round(peak / 1e9, 1) for name, peak in peaks.matmul.items()}
         if options.json:
             path = results_folder(options.device) / f"{op}.json"
             path.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")

@@ -16,6 +16,10 @@ catches every wrong term."""
 ROUNDING = 1e-6
 """Relative to max|exact|: what a few float32 operations add to the last rounding, about 8 of their units."""
 
+FEW = 16
+"""Units in the last place: with some tens of elements the largest error of eager PyTorch is often far below
+what is usual for the op. A wrong element is off by some millions of them."""
+
 BATCH = {torch.float64: 1e-11, torch.float32: 2e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 """Relative to max|want|: a whole model on a batch of two against two batches of one. A GEMM splits its sums
 by shape, so the results differ by rounding, amplified by depth; about 200 (float32) or 5 (low precision)
@@ -62,6 +66,21 @@ def assert_no_worse(got: Tensor, eager: Tensor, exact: Tensor, *, what: str = "r
         raise AssertionError(
             f"{what}: want error <= {bound:.3e} (eager {error(eager, exact):.3e}), got {found:.3e}"
         )
+
+
+def assert_not_wrong(got: Tensor, eager: Tensor, exact: Tensor, *, what: str = "result") -> None:
+    """The same numbers but for rounding, of inputs so few that `assert_no_worse` would be a matter of luck.
+
+    ``error(got) <= 2 * error(eager) + FEW * eps(dtype) * max|exact|`` where both eager PyTorch and
+    float64 are finite; NaN and infinities stand in the same places.
+    """
+    finite = eager.isfinite() & exact.isfinite()
+    if bool((got.isfinite() != eager.isfinite())[eager.isfinite() == exact.isfinite()].any()):
+        raise AssertionError(f"{what}: want NaN and infinities where the reference has them, got others")
+    found, plain, wanted = got[finite], eager[finite], exact[finite]
+    bound = 2 * error(plain, wanted) + FEW * torch.finfo(got.dtype).eps * magnitude(wanted)
+    if not error(found, wanted) <= bound:
+        raise AssertionError(f"{what}: want error <= {bound:.3e}, got {error(found, wanted):.3e}")
 
 
 def assert_equation(got: Tensor, want: Tensor, *, what: str = "result") -> None:

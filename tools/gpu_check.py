@@ -1,23 +1,32 @@
-"""The one command for a machine with a CUDA device: `make gpu-check [PART=tests|ops]`.
+"""The one command for a machine with a CUDA device: `make gpu-check [PART=tests|ops|sanitize]`.
 
 Installs nothing: the libraries lie in pavdit/ (built there or carried), torch is the machine's own. Every
 part prints a short table last and writes JSON to $OUT, or to benchmarks/results/<machine>/ where OUT is not
-set.
+set. Without PART the tests run, then the benchmarks; the sanitizers, which need minutes, only where named.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 REQUIRED = {"PAVDIT_REQUIRE_KERNELS": "cpu,cuda", "PYTHONPATH": str(ROOT)}
+DEFAULT = ("tests", "ops")
+SANITIZERS = ("memcheck", "racecheck", "initcheck")
+SANITIZED_SECONDS = 480
+"""For all sanitizers together; they slow a kernel down tenfold to a hundredfold."""
+REDUCED = "accuracy and cuda and (one or ragged or strided or unaligned) and not compile and not 70000"
+"""The small shapes where nothing divides and no row is aligned: where an index goes wrong if it does."""
 
 
 def device_or_exit() -> None:
@@ -30,25 +39,31 @@ def device_or_exit() -> None:
         sys.exit(f"gpu-check: want a CUDA device, got none (torch {torch.__version__})")
 
 
+def pytest_command(selection: str, *more: str) -> list[str]:
+    """Run the selected tests of the ops."""
+    return [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-k",
+        selection,
+        "-p",
+        "no:cacheprovider",
+        *more,
+        "tests/ops",
+    ]
+
+
 def tests() -> bool:
     """Run the CUDA tests of the ops with the native library required."""
     from benchmarks.harness import header, results_folder
 
     folder = results_folder()
     report = folder / "gpu-tests.xml"
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-k",
-        "cuda",
-        "-p",
-        "no:cacheprovider",
-        f"--junitxml={report}",
-    ]
     begin = time.perf_counter()
-    code = subprocess.run([*command, "tests/ops"], cwd=ROOT, env=os.environ | REQUIRED).returncode
+    command = pytest_command("cuda", f"--junitxml={report}")
+    code = subprocess.run(command, cwd=ROOT, env=os.environ | REQUIRED).returncode
     suites = list(ET.parse(report).getroot().iter("testsuite")) if report.is_file() else []
     counts = {
         key: sum(int(s.get(key, 0)) for s in suites) for key in ("tests", "failures", "errors", "skipped")
@@ -69,12 +84,69 @@ def ops() -> bool:
     return good
 
 
-PARTS = {"tests": tests, "ops": ops}
+def sanitizer_or_exit() -> str:
+    """Find compute-sanitizer on PATH or in the CUDA toolkit."""
+    places = [os.environ.get("CUDA_HOME", "/usr/local/cuda"), "/usr/local/cuda"]
+    candidates = [Path(place, "bin", "compute-sanitizer") for place in places]
+    found = shutil.which("compute-sanitizer") or next((str(c) for c in candidates if c.is_file()), None)
+    if not found:
+        sys.exit("gpu-check: want compute-sanitizer on PATH or in CUDA_HOME, got none")
+    return found
+
+
+def sanitizer_command(program: str, name: str) -> list[str]:
+    """Run the reduced list of tests under one sanitizer."""
+    options = [f"--tool={name}", "--error-exitcode=99", "--target-processes=all", "--print-limit=20"]
+    return [program, *options, *pytest_command(REDUCED, "-x")]
+
+
+def read_sanitizer(output: str, code: int) -> dict[str, object]:
+    """Return the errors that a sanitizer counted (None: it did not come so far) and the tests that ran."""
+    errors = re.search(r"(?:ERROR SUMMARY|RACECHECK SUMMARY): (\d+) (?:error|hazard)", output)
+    passed = re.search(r"(\d+) passed", output)
+    return {
+        "errors": int(errors[1]) if errors else None,
+        "passed": int(passed[1]) if passed else 0,
+        "exit_code": code,
+    }
+
+
+def sanitize() -> bool:
+    """Run memcheck, racecheck and initcheck over a reduced list of the ops' CUDA tests."""
+    from benchmarks.harness import header, results_folder
+
+    program = sanitizer_or_exit()
+    # torch's allocator cuts tensors out of large blocks, between which a wrong address would go unseen
+    environment = os.environ | REQUIRED | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    facts: dict[str, object] = header()
+    end = time.monotonic() + SANITIZED_SECONDS
+    good = True
+    for name in SANITIZERS:
+        command = sanitizer_command(program, name)
+        left = end - time.monotonic()
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=max(left, 1)
+            )
+            found = read_sanitizer(done.stdout + done.stderr, done.returncode)
+            clean = found["errors"] == 0 and found["passed"] != 0 and done.returncode == 0
+            if not clean:
+                print((done.stdout + done.stderr)[-4000:])
+        except subprocess.TimeoutExpired:
+            found, clean = {"errors": None, "passed": 0, "exit_code": None}, False
+        facts[name] = found
+        good &= clean
+        (results_folder() / "gpu-sanitize.json").write_text(json.dumps(facts, indent=1) + "\n")
+        print(f"gpu-check sanitize: {name}:", *(f"{key} {value}" for key, value in found.items()), flush=True)
+    return good
+
+
+PARTS: dict[str, Callable[[], bool]] = {"tests": tests, "ops": ops, "sanitize": sanitize}
 
 
 def main() -> None:
-    """Run the parts named on the command line, or all."""
-    wanted = sys.argv[1:] or list(PARTS)
+    """Run the parts named on the command line, or the usual ones."""
+    wanted = sys.argv[1:] or list(DEFAULT)
     if unknown := [part for part in wanted if part not in PARTS]:
         sys.exit(f"gpu-check: want PART {' or '.join(PARTS)}, got {' '.join(unknown)}")
     device_or_exit()

@@ -1,7 +1,7 @@
-"""Check the native code without running it: `make kernels-check`.
+"""Check the native code without running it: `make kernels-check [UPDATE=1]`.
 
 1. The CUDA library compiles for every architecture with spills, local memory and warnings as errors; the
-   table shows registers and static shared memory of every kernel.
+   table of registers and static shared memory of every kernel is compared with the committed one.
 2. The op libraries need no C++ symbol of torch (only its stable C functions), nothing of Python, and carry no
    search path.
 3. Every CPU object that is compiled for one instruction set exports one symbol, so that the linker cannot
@@ -10,99 +10,55 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shutil
-import subprocess
 import sys
-from collections import defaultdict
+import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from kernel_resources import compare, read_log, to_text
+from native import ROOT, build, has_compiler, run
+
 BUILD = ROOT / "build" / "kernels-check"
+RESOURCES = ROOT / "csrc" / "cuda" / "resources.txt"
+CUDA_MB = 24
+COLD_SECONDS = 360
 UNSTABLE = re.compile(r"(at|c10|torch|caffe2)::|_?Py[A-Z_]")
 ALLOWED_IN_KERNELS = {"memset", "memcpy", "_GLOBAL_OFFSET_TABLE_"}
 
 
-def run(*command: str | Path) -> str:
-    """Run a command and return what it printed; end with all of it where it fails."""
-    done = subprocess.run(
-        [str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    if done.returncode:
-        sys.exit(f"{done.stdout}\nkernels-check: {command[0]} failed with code {done.returncode}")
-    return done.stdout
+def nvcc_version() -> str:
+    """Ask the compiler that CMake took."""
+    cache = (BUILD / "CMakeCache.txt").read_text()
+    path = re.search(r"^CMAKE_CUDA_COMPILER:\w+=(.+)$", cache, re.MULTILINE)
+    found = re.search(r"V([\d.]+)", run(path[1] if path else "nvcc", "--version"))
+    return found[1] if found else "unknown"
 
 
-def tool(name: str) -> str:
-    """Find a program beside this Python or on PATH."""
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.is_file() else shutil.which(name)
-    if not found:
-        sys.exit(f"kernels-check: want {name} beside {sys.executable} or on PATH, got none")
-    return found
-
-
-def build(with_cuda: bool) -> str:
-    """Compile everything anew and return the compilers' words."""
-    torch = importlib.util.find_spec("torch")
-    if torch is None or torch.origin is None:
-        sys.exit("kernels-check: want torch installed, got none")
-    cmake = tool("cmake")
-    settings = {
-        "CMAKE_MAKE_PROGRAM": tool("ninja"),
-        "PAVDIT_TORCH_DIR": str(Path(torch.origin).parent),
-        "PAVDIT_WITH_CUDA": "ON" if with_cuda else "OFF",
-        "PAVDIT_STRICT": "ON",
-        "PAVDIT_PYTHON_MODULE": "OFF",
-    }
-    run(
-        cmake,
-        "-S",
-        ROOT,
-        "-B",
-        BUILD,
-        "-G",
-        "Ninja",
-        *(f"-D{name}={value}" for name, value in settings.items()),
-    )
-    return run(cmake, "--build", BUILD, "--clean-first")
-
-
-def kernel_name(mangled: str) -> str:
-    """Shorten to the kernel and its template arguments."""
-    full = run("c++filt", mangled).strip()
-    name = re.sub(r"^void |pavdit::cuda::|\(anonymous namespace\)::|__|\(int\)", "", full)
-    return re.sub(r">\(.*", ">", name)
-
-
-def resource_table(log: str) -> None:
-    """Print registers and shared memory per kernel and architecture; end where a kernel uses local memory."""
-    registers: dict[str, dict[str, int]] = defaultdict(dict)
-    shared: dict[str, int] = {}
-    faults = []
-    name = arch = stack = ""
-    for line in log.splitlines():
-        if match := re.search(r"Compiling entry function '(\S+)' for '(\S+)'", line):
-            name, arch = match[1], match[2]
-        elif "bytes stack frame" in line:
-            stack = line.strip()
-        elif match := re.search(r"Used (\d+) registers(?:.*?(\d+) bytes smem)?", line):
-            registers[name][arch] = int(match[1])
-            shared[name] = int(match[2] or 0)
-            if not stack.startswith("0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads"):
-                faults.append(f"{kernel_name(name)} on {arch}: {stack}")
-    archs = sorted({arch for by_arch in registers.values() for arch in by_arch})
-    if not archs:
+def check_resources(log: str, update: bool) -> None:
+    """Print registers and shared memory of every kernel; end where one needs more than is committed."""
+    table, faults = read_log(log)
+    if not table:
         sys.exit("kernels-check: want resource lines of ptxas in the build's output, got none")
-    table = sorted((kernel_name(n), *(by.get(a, 0) for a in archs), shared[n]) for n, by in registers.items())
-    width = max(len(row[0]) for row in table)
-    print("registers".ljust(width), *(a.rjust(8) for a in archs), "shared B")
-    for kernel, *numbers in table:
-        print(kernel.ljust(width), *(str(n).rjust(8) for n in numbers))
+    text = to_text(table, version := nvcc_version())
+    print(text, end="")
     if faults:
         sys.exit("kernels-check: want no local memory, got\n" + "\n".join(faults))
-    print(f"{len(table)} kernels x {len(archs)} architectures: no spill, no local memory")
+    print(f"{len(table)} kernels: no spill, no local memory")
+    if update:
+        RESOURCES.write_text(text)
+    if lines := compare(table, version, RESOURCES):
+        sys.exit(
+            "\n".join([*lines, f"kernels-check: want what {RESOURCES.relative_to(ROOT)} says, got the above"])
+        )
+
+
+def check_size(library: Path) -> None:
+    """Fail where the CUDA library outgrows what we ship."""
+    size = library.stat().st_size / 1e6
+    if size > CUDA_MB:
+        sys.exit(f"kernels-check: want {library.name} <= {CUDA_MB} MB, got {size:.1f} MB")
+    print(f"{library.name}: {size:.1f} MB of at most {CUDA_MB} MB")
 
 
 def check_abi(library: Path) -> None:
@@ -138,18 +94,22 @@ def check_objects() -> None:
 
 def main() -> None:
     """Run all checks that this machine's tools allow."""
-    if not shutil.which("c++") and not shutil.which("g++"):
+    if not has_compiler():
         print("kernels-check: skipped: no C++ compiler on PATH")
         return
+    begin = time.perf_counter()
     with_cuda = shutil.which("nvcc") is not None
-    log = build(with_cuda)
+    log = build(BUILD, "--clean-first", PAVDIT_WITH_CUDA="ON" if with_cuda else "OFF", PAVDIT_STRICT="ON")
     check_objects()
     for library in sorted(BUILD.glob("_ops_*.so")):
         check_abi(library)
     if with_cuda:
-        resource_table(log)
+        check_size(BUILD / "_ops_cuda.so")
+        check_resources(log, update="--update" in sys.argv[1:])
     else:
         print("kernels-check: CUDA kernels skipped: no nvcc on PATH")
+    seconds = time.perf_counter() - begin
+    print(f"kernels-check: {seconds:.0f} s, everything built anew; want {COLD_SECONDS} s at most")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ inline AdalnShape adaln_shape(const char* op, const Tensor& x, const Tensor& sca
                       groups > 0 && frames % groups == 0,
                   op, ": want scale (B or 1,G,D) with G dividing F of x (B,F,N,D), got ", sizes_text(scale),
                   ", ", sizes_text(x));
+  check_device(scale, x, op, "scale");
   const DType dtype = dtype_of(x, op, "x"), modulation_dtype = dtype_of(scale, op, "scale");
   STD_TORCH_CHECK(modulation_dtype == dtype || modulation_dtype == DType::kFloat32, op,
                   ": want scale in float32 or the dtype of x, got scalar types ", int(scale.scalar_type()),
@@ -33,6 +34,7 @@ inline AdalnShape adaln_shape(const char* op, const Tensor& x, const Tensor& sca
                   ": want gate (B or 1,G,D) with G dividing F of x (B,F,N,D) and the dtype of scale, got ",
                   sizes_text(gate), ", ", sizes_text(x), ", scalar types ", int(gate.scalar_type()), ", ",
                   int(scale.scalar_type()));
+  check_device(gate, x, op, "gate");
   AdalnShape shape = by_scale;
   shape.groups = std::lcm(scale.size(1), gate.size(1));
   shape.rows = x.size(1) / shape.groups * x.size(2);
@@ -45,10 +47,13 @@ inline Modulation modulation(const AdalnShape& shape, const Tensor& t) {
 }
 
 // mean and rstd of every row: (B,F,N,2) in float32, contiguous.
-inline void check_stats(const char* op, const Tensor& stats, const AdalnShape& shape) {
-  STD_TORCH_CHECK(stats.scalar_type() == ScalarType::Float && stats.numel() == 2 * shape.all_rows() &&
-                      stats.is_contiguous(),
-                  op, ": want stats (B,F,N,2) in float32, contiguous, got ", sizes_text(stats));
+inline void check_stats(const char* op, const Tensor& stats, const Tensor& x) {
+  bool fits = stats.dim() == 4 && stats.size(3) == 2;
+  for (int64_t axis = 0; fits && axis < 3; ++axis) fits = stats.size(axis) == x.size(axis);
+  STD_TORCH_CHECK(fits && stats.scalar_type() == ScalarType::Float && stats.is_contiguous(), op,
+                  ": want stats (B,F,N,2) in float32, contiguous, beside ", sizes_text(x), ", got ",
+                  sizes_text(stats));
+  check_device(stats, x, op, "stats");
 }
 
 // Stage two of the sums over rows, for one gradient or for two (null: one). Defined beside adaln_modulate.

@@ -41,7 +41,9 @@ inline void check_axis_grad(const Tensor& grad, const Tensor& packed) {
   const std::vector<int64_t> want = sizes_without_parts(packed);
   bool same = grad.dim() == int64_t(want.size()) && grad.scalar_type() == packed.scalar_type();
   for (size_t i = 0; same && i < want.size(); ++i) same = grad.size(int64_t(i)) == want[i];
-  STD_TORCH_CHECK(same, "axis_attention_backward: want grad (...,A,E) in the dtype of its input ",
+  same = same && is_beside(grad, packed);
+  STD_TORCH_CHECK(same,
+                  "axis_attention_backward: want grad (...,A,E) in the dtype and on the device of its input ",
                   sizes_text(packed), ", got ", sizes_text(grad));
 }
 
@@ -64,6 +66,7 @@ struct AxisOperands {
     STD_TORCH_CHECK(q_weight.has_value() == k_weight.has_value(), op,
                     ": want both of q_weight and k_weight or neither, got one");
     if (q_weight) {
+      check_device(*q_weight, qkv, op, "q_weight");
       check_like(*k_weight, *q_weight, op, "k_weight");
       shape.weight_dtype = dtype_of(*q_weight, op, "q_weight");
       STD_TORCH_CHECK(q_weight->dim() == 1 && q_weight->size(0) == shape.width && q_weight->is_contiguous() &&
@@ -74,6 +77,7 @@ struct AxisOperands {
       in.k_weight = k_weight->const_data_ptr();
     }
     if (rope) {
+      check_device(*rope, qkv, op, "rope");
       STD_TORCH_CHECK(rope->dim() == 3 && rope->size(0) == 2 && rope->size(1) == shape.keys &&
                           2 * rope->size(2) == shape.width && rope->scalar_type() == ScalarType::Float &&
                           rope->is_contiguous(),
@@ -87,6 +91,7 @@ struct AxisOperands {
     const char* op = "axis_query_attention";
     set_shape(op, kv, 2, axis);
     shape.queries = 1;
+    check_device(q, kv, op, "q");
     bool fits = q.dim() == kv.dim() && q.scalar_type() == kv.scalar_type() && q.size(axis) == 1 &&
                 q.size(q.dim() - 3) == 1;
     for (int64_t i = 0; fits && i < q.dim(); ++i) {
@@ -125,6 +130,7 @@ struct AxisOperands {
 
   // Broadcasts from the right, as PyTorch does.
   void set_valid(const char* op, const Tensor& valid, const Tensor& like, int64_t axis) {
+    check_device(valid, like, op, "valid");
     const int64_t leading = like.dim() - 3, missing = leading - valid.dim();
     bool fits = missing >= 0 && valid.scalar_type() == ScalarType::Bool;
     int other = 0;

@@ -42,9 +42,17 @@ inline Tensor with_dense_rows(const Tensor& t) {
   return t.numel() == 0 || t.size(-1) == 1 || t.stride(-1) == 1 ? t : torch::stable::contiguous(t);
 }
 
+inline bool is_beside(const Tensor& t, const Tensor& like) {
+  return t.is_cuda() == like.is_cuda() && t.get_device_index() == like.get_device_index();
+}
+
+inline void check_device(const Tensor& t, const Tensor& like, const char* op, const char* argument) {
+  STD_TORCH_CHECK(is_beside(t, like), op, ": want ", argument, " on the device of the first tensor, got ",
+                  t.is_cuda() ? "a CUDA device" : "another kind", ", index ", t.get_device_index());
+}
+
 inline void check_like(const Tensor& t, const Tensor& like, const char* op, const char* argument) {
-  bool same = t.dim() == like.dim() && t.scalar_type() == like.scalar_type() &&
-              t.get_device_index() == like.get_device_index() && t.is_cuda() == like.is_cuda();
+  bool same = t.dim() == like.dim() && t.scalar_type() == like.scalar_type() && is_beside(t, like);
   for (int64_t axis = 0; same && axis < t.dim(); ++axis) same = t.size(axis) == like.size(axis);
   STD_TORCH_CHECK(same, op, ": want ", argument, " with shape ", sizes_text(like), ", dtype ",
                   int(like.scalar_type()), " and the same device, got shape ", sizes_text(t), ", dtype ",

@@ -28,7 +28,7 @@ std::tuple<Tensor, Tensor, Tensor> adaln_modulate_backward(const Tensor& grad_an
                                                            const Tensor& scale_any, const Tensor& stats) {
   const AdalnShape shape = adaln_shape("adaln_modulate_backward", x_any, scale_any);
   check_like(grad_any, x_any, "adaln_modulate_backward", "grad");
-  check_stats("adaln_modulate_backward", stats, shape);
+  check_stats("adaln_modulate_backward", stats, x_any);
   const DeviceGuard guard(x_any.get_device_index());
   const Tensor grad = torch::stable::contiguous(grad_any), x = torch::stable::contiguous(x_any);
   const Tensor scale = with_dense_rows(scale_any);

@@ -52,7 +52,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> gated_residual_adaln_backward
   check_like(grad_modulated_any, residual_any, op, "grad_modulated");
   if (grad_residual_any) check_like(*grad_residual_any, residual_any, op, "grad_residual");
   if (gated) check_like(*y_any, residual_any, op, "y");
-  check_stats(op, stats, shape);
+  check_stats(op, stats, residual_any);
   const DeviceGuard guard(residual_any.get_device_index());
   const Tensor residual = torch::stable::contiguous(residual_any);
   const Tensor grad_modulated = torch::stable::contiguous(grad_modulated_any);

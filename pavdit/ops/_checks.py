@@ -9,6 +9,53 @@ FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """What the ops work in. Float64 is served by the references only: the tests take it as exact."""
 
 
+def check_tensor(op: str, name: str, value: object) -> None:
+    """`value` is a tensor whose elements lie in memory by strides.
+
+    Raises:
+        TypeError: no tensor, or a sparse, nested or otherwise packed one.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: want {name} a tensor, got {type(value).__name__}")
+    if value.layout != torch.strided or value.is_nested:
+        raise TypeError(
+            f"{op}: want {name} a dense tensor, got {'a nested one' if value.is_nested else value.layout}"
+        )
+
+
+def check_number(op: str, name: str, value: object, kind: type = float) -> None:
+    """`value` is a Python number (or one that `torch.compile` stands in for): an int, or also a float.
+
+    Raises:
+        TypeError: something else; a bool or a tensor, too.
+    """
+    good = (int, torch.SymInt) if kind is int else (float, int, torch.SymFloat, torch.SymInt)
+    if not isinstance(value, good) or isinstance(value, bool):
+        wanted = "an int" if kind is int else "a number"
+        raise TypeError(f"{op}: want {name} {wanted}, got {type(value).__name__}")
+
+
+def check_writable(op: str, name: str, tensor: Tensor) -> None:
+    """`tensor` may be written in place: no two elements share memory, and no gradient starts at it.
+
+    Raises:
+        ValueError: it may not.
+    """
+    strides = [] if tensor.is_contiguous() else zip(tensor.stride(), tensor.shape, strict=True)
+    room = 1  # what lies between two elements of the next axis
+    for stride, size in sorted(strides):
+        if size > 1 and stride < room:
+            raise ValueError(
+                f"{op}: want {name} without elements that share memory, got {tuple(tensor.shape)} "
+                f"with strides {tensor.stride()}"
+            )
+        room = max(room, stride * size)
+    if torch.is_grad_enabled() and tensor.requires_grad and tensor.is_leaf:
+        raise ValueError(
+            f"{op}: want {name} that needs no gradient, for it is overwritten, got one that does"
+        )
+
+
 def check_floating(op: str, **tensors: Tensor) -> None:
     """All are floating-point tensors of one dtype on one device.
 
@@ -18,8 +65,7 @@ def check_floating(op: str, **tensors: Tensor) -> None:
     """
     first_name, first = "", None
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{op}: want {name} a tensor, got {type(tensor).__name__}")
+        check_tensor(op, name, tensor)
         if tensor.dtype not in FLOATING:
             raise TypeError(f"{op}: want {name} float32, bfloat16, float16 or float64, got {tensor.dtype}")
         if first is None:
@@ -38,8 +84,7 @@ def check_beside(op: str, name: str, tensor: Tensor, like: Tensor) -> None:
         TypeError: no tensor, or another dtype.
         ValueError: another device.
     """
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{op}: want {name} a tensor, got {type(tensor).__name__}")
+    check_tensor(op, name, tensor)
     if tensor.dtype not in (like.dtype, torch.float32):
         wanted = "float32" if like.dtype == torch.float32 else f"{like.dtype} or float32"
         raise TypeError(f"{op}: want {name} {wanted}, got {tensor.dtype}")
@@ -59,6 +104,7 @@ def check_valid(op: str, valid: Tensor | None, shape: tuple[int, ...], device: t
     if not isinstance(valid, Tensor) or valid.dtype != torch.bool:
         got = valid.dtype if isinstance(valid, Tensor) else type(valid).__name__
         raise TypeError(f"{op}: want valid a bool tensor or None, got {got}")
+    check_tensor(op, "valid", valid)
     if valid.device != device:
         raise ValueError(f"{op}: want valid on {device}, got {valid.device}")
     tail = shape[len(shape) - valid.ndim :]
@@ -89,6 +135,7 @@ def check_norm_and_rope(
         return
     if not isinstance(rope, Tensor):
         raise TypeError(f"{op}: want rope a tensor or None, got {type(rope).__name__}")
+    check_tensor(op, "rope", rope)
     if rope.dtype != torch.float32 and not rope.dtype == like.dtype == torch.float64:
         raise TypeError(f"{op}: want rope float32, got {rope.dtype}")
     if rope.device != like.device:

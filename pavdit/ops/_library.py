@@ -13,6 +13,7 @@ Environment, read once at import:
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -21,13 +22,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 NATIVE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 DEVICES = ("cpu", "cuda")
+Fake = TypeVar("Fake", bound=Callable[..., Any])
 BACKWARD = "_backward"
 """Ends the name of the raw op that computes another op's gradient."""
 
@@ -170,6 +172,29 @@ def forbid_gradients(op: str) -> None:
         )
 
     torch.library.register_autograd(f"pavdit::{op}", refuse, setup_context=refuse)
+
+
+def register_fake(op: str) -> Callable[[Fake], Fake]:
+    """`torch.library.register_fake` for an op, with a check of the devices before.
+
+    A call with a meta tensor among others runs the fake, whose result would be memory that nobody wrote.
+    """
+
+    def decorate(fake: Fake) -> Fake:
+        @functools.wraps(fake)
+        def checked(*arguments: Any, **named: Any) -> Any:
+            given = (*arguments, *named.values())
+            devices = {str(t.device) for t in given if isinstance(t, Tensor)}
+            if len(devices) > 1:
+                raise RuntimeError(
+                    f"torch.ops.{op}: want all tensors on one device, got {' and '.join(sorted(devices))}"
+                )
+            return fake(*arguments, **named)
+
+        torch.library.register_fake(op, checked)
+        return fake
+
+    return decorate
 
 
 def build_facts() -> ModuleType | None:

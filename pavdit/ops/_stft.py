@@ -13,9 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pavdit.ops._checks import check_number
+
 
 def check_framing(op: str, num_samples: int, win_length: int, n_fft: int, hop_length: int) -> None:
-    """Raise a ValueError, named after `op`, where the framing is not defined for a wave of `num_samples`."""
+    """Raise a ValueError, named after `op`, where the framing is not defined for a wave of `num_samples`.
+
+    Raises a TypeError where `n_fft` or `hop_length` is no int.
+    """
+    check_number(op, "n_fft", n_fft, int)
+    check_number(op, "hop_length", hop_length, int)
     if not 0 < hop_length <= win_length <= n_fft:
         raise ValueError(
             f"{op}: want 0 < hop_length <= win_length <= n_fft, got {hop_length}, {win_length}, {n_fft}"

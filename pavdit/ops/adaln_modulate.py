@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pavdit.ops._checks import check_beside, check_floating
-from pavdit.ops._library import forbid_gradients, native
+from pavdit.ops._checks import check_beside, check_floating, check_number
+from pavdit.ops._library import forbid_gradients, native, register_fake
 
 torch.library.define(
     "pavdit::adaln_modulate",
@@ -42,7 +42,7 @@ def adaln_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -
         ValueError: a shape or a device does not fit, or G does not divide F.
         TypeError: a dtype is none of the above.
     """
-    _check(x, shift, scale)
+    _check(x, shift, scale, eps)
     if not native("adaln_modulate", x, shift, scale):
         return adaln_modulate_reference(x, shift, scale, eps)
     if torch.is_grad_enabled():
@@ -50,11 +50,12 @@ def adaln_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -
     return torch.ops.pavdit.adaln_modulate(x, shift, scale, eps)[0]
 
 
-def _check(x: Tensor, shift: Tensor, scale: Tensor) -> None:
+def _check(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> None:
     op = "adaln_modulate"
     check_floating(op, x=x)
     check_beside(op, "shift", shift, x)
     check_beside(op, "scale", scale, x)
+    check_number(op, "eps", eps)
     if scale.dtype != shift.dtype:
         raise TypeError(f"{op}: want scale {shift.dtype} as shift, got {scale.dtype}")
     if (
@@ -69,7 +70,7 @@ def _check(x: Tensor, shift: Tensor, scale: Tensor) -> None:
             f"got {tuple(x.shape)}, {tuple(shift.shape)}, {tuple(scale.shape)}"
         )
     if shift.shape[1] == 0 or x.shape[1] % shift.shape[1]:
-        raise ValueError(f"{op}: want G dividing F = {x.shape[1]}, got G = {shift.shape[1]}")
+        raise ValueError(f"{op}: want shift with G dividing F = {x.shape[1]}, got G = {shift.shape[1]}")
 
 
 def adaln_modulate_reference(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
@@ -122,13 +123,13 @@ torch.library.impl("pavdit::adaln_modulate", "CompositeExplicitAutograd", _forwa
 torch.library.impl("pavdit::adaln_modulate_backward", "CompositeExplicitAutograd", _backward_raw)
 
 
-@torch.library.register_fake("pavdit::adaln_modulate")
+@register_fake("pavdit::adaln_modulate")
 def _(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     stats_dtype = torch.promote_types(x.dtype, torch.float32)
     return x.new_empty(x.shape), x.new_empty((*x.shape[:3], 2), dtype=stats_dtype)
 
 
-@torch.library.register_fake("pavdit::adaln_modulate_backward")
+@register_fake("pavdit::adaln_modulate_backward")
 def _(grad: Tensor, x: Tensor, scale: Tensor, stats: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(x.shape), scale.new_empty(scale.shape), scale.new_empty(scale.shape)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pavdit.ops._attend import attend, attend_backward
 from pavdit.ops._checks import check_floating, check_norm_and_rope, check_valid
-from pavdit.ops._library import call, forbid_gradients, native
+from pavdit.ops._library import call, forbid_gradients, native, register_fake
 from pavdit.ops.qk_norm_rope import norm_and_rotate, norm_and_rotate_backward
 
 torch.library.define(
@@ -243,7 +243,7 @@ torch.library.impl(
 )
 
 
-@torch.library.register_fake("pavdit::axis_attention")
+@register_fake("pavdit::axis_attention")
 def _(
     qkv: Tensor,
     axis: int,
@@ -255,12 +255,12 @@ def _(
     return qkv.new_empty((*qkv.shape[:-3], *qkv.shape[-2:]))
 
 
-@torch.library.register_fake("pavdit::axis_query_attention")
+@register_fake("pavdit::axis_query_attention")
 def _(q: Tensor, kv: Tensor, axis: int, valid: Tensor | None) -> Tensor:
     return q.new_empty((*q.shape[:-3], *q.shape[-2:]))
 
 
-@torch.library.register_fake("pavdit::axis_attention_backward")
+@register_fake("pavdit::axis_attention_backward")
 def _(
     grad: Tensor,
     qkv: Tensor,
@@ -274,7 +274,7 @@ def _(
     return qkv.new_empty(qkv.shape), like.new_empty(like.shape), like.new_empty(like.shape)
 
 
-@torch.library.register_fake("pavdit::axis_query_attention_backward")
+@register_fake("pavdit::axis_query_attention_backward")
 def _(grad: Tensor, q: Tensor, kv: Tensor, axis: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), kv.new_empty(kv.shape)
 

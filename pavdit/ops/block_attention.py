@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pavdit.ops._attend import attend, attend_backward
 from pavdit.ops._checks import check_floating, check_norm_and_rope, check_valid
-from pavdit.ops._library import BACKWARD, forbid_gradients, native
+from pavdit.ops._library import BACKWARD, forbid_gradients, native, register_fake
 from pavdit.ops.qk_norm_rope import norm_and_rotate, norm_and_rotate_backward
 
 torch.library.define(
@@ -168,7 +168,7 @@ torch.library.impl("pavdit::block_attention", "CompositeExplicitAutograd", block
 torch.library.impl(f"pavdit::block_attention{BACKWARD}", "CompositeExplicitAutograd", _backward_raw)
 
 
-@torch.library.register_fake("pavdit::block_attention")
+@register_fake("pavdit::block_attention")
 def _(
     q: Tensor,
     k: Tensor,
@@ -182,7 +182,7 @@ def _(
     return q.new_empty(q.shape)
 
 
-@torch.library.register_fake(f"pavdit::block_attention{BACKWARD}")
+@register_fake(f"pavdit::block_attention{BACKWARD}")
 def _(
     grad: Tensor,
     q: Tensor,

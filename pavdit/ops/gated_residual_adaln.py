@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pavdit.ops._checks import check_beside, check_floating
-from pavdit.ops._library import forbid_gradients, native
+from pavdit.ops._checks import check_beside, check_floating, check_number
+from pavdit.ops._library import forbid_gradients, native, register_fake
 from pavdit.ops.adaln_modulate import (
     adaln_modulate,
     adaln_modulate_reference,
@@ -58,6 +58,7 @@ def gated_residual_adaln(
     """
     op = "gated_residual_adaln"
     check_floating(op, x=x, y=y)
+    check_number(op, "eps", eps)
     if x.ndim != 4 or y.shape != x.shape:
         raise ValueError(
             f"{op}: want x and y (B,F,N,D) of one shape, got {tuple(x.shape)} and {tuple(y.shape)}"
@@ -147,7 +148,7 @@ torch.library.impl("pavdit::gated_residual_adaln", "CompositeExplicitAutograd", 
 torch.library.impl("pavdit::gated_residual_adaln_backward", "CompositeExplicitAutograd", _backward_raw)
 
 
-@torch.library.register_fake("pavdit::gated_residual_adaln")
+@register_fake("pavdit::gated_residual_adaln")
 def _(
     x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,7 +156,7 @@ def _(
     return x.new_empty(x.shape), x.new_empty(x.shape), stats
 
 
-@torch.library.register_fake("pavdit::gated_residual_adaln_backward")
+@register_fake("pavdit::gated_residual_adaln_backward")
 def _(
     grad_residual: Tensor | None,
     grad_modulated: Tensor,

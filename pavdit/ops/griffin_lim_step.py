@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pavdit.ops._checks import check_floating
-from pavdit.ops._library import forbid_gradients, native
+from pavdit.ops._checks import check_floating, check_number, check_tensor
+from pavdit.ops._library import forbid_gradients, native, register_fake
 from pavdit.ops._stft import check_framing, inverse_spectrum, overlap_add, spectrum, windowed_columns
 
 torch.library.define(
@@ -62,6 +62,9 @@ def griffin_lim_step(
     """
     real = {"columns": columns, "magnitude": magnitude, "window": window, "square_sum": square_sum}
     check_floating("griffin_lim_step", **real)
+    check_tensor("griffin_lim_step", "previous", previous)
+    check_number("griffin_lim_step", "hop_length", hop_length, int)
+    check_number("griffin_lim_step", "momentum", momentum)
     if columns.dtype not in COMPLEX:
         raise TypeError(f"griffin_lim_step: want columns float32 or float64, got {columns.dtype}")
     if previous.dtype != COMPLEX[columns.dtype] or previous.device != columns.device:
@@ -83,7 +86,7 @@ def griffin_lim_step(
             f"griffin_lim_step: want previous and magnitude {bins}, square_sum ({num_samples},), got "
             f"{tuple(previous.shape)}, {tuple(magnitude.shape)}, {tuple(square_sum.shape)}"
         )
-    if momentum < 0:
+    if not momentum >= 0:
         raise ValueError(f"griffin_lim_step: want momentum >= 0, got {momentum}")
     tensors = (columns, previous, magnitude, window, square_sum)
     needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
@@ -122,7 +125,7 @@ def griffin_lim_step_reference(
 torch.library.impl("pavdit::griffin_lim_step", "CompositeExplicitAutograd", griffin_lim_step_reference)
 
 
-@torch.library.register_fake("pavdit::griffin_lim_step")
+@register_fake("pavdit::griffin_lim_step")
 def _(
     columns: Tensor,
     previous: Tensor,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pavdit.ops._checks import FLOATING, refuse_gradients
-from pavdit.ops._library import native, serve_by_triton
+from pavdit.ops._checks import FLOATING, check_floating, check_tensor, check_writable, refuse_gradients
+from pavdit.ops._library import native, register_fake, serve_by_triton
 
 torch.library.define(
     "pavdit::guided_euler_step_",
@@ -28,6 +28,7 @@ def fold(z: Tensor) -> Tensor:
     Returns:
         Shape and dtype of `z`, in [-1, 1].
     """
+    check_floating("fold", z=z)
     bounces = _bounces(z)
     return (z - 2.0 * bounces) * (1.0 - 2.0 * _parity(bounces))
 
@@ -44,6 +45,7 @@ def bounce_sign(z: Tensor) -> Tensor:
     Returns:
         Shape and dtype of `z`, each element 1 or -1.
     """
+    check_floating("bounce_sign", z=z)
     return 1.0 - 2.0 * _parity(_bounces(z))
 
 
@@ -114,11 +116,14 @@ def _check(
     if not isinstance(velocity, Tensor) or velocity.dtype not in FLOATING[:3]:
         got = velocity.dtype if isinstance(velocity, Tensor) else type(velocity).__name__
         raise TypeError(f"{op}: want velocity a float32, bfloat16 or float16 tensor, got {got}")
+    check_tensor(op, "latent", latent)
+    check_tensor(op, "velocity", velocity)
     if latent.ndim != 5 or velocity.ndim != 5 or velocity.shape[1:] != latent.shape[1:]:
         raise ValueError(
             f"{op}: want latent (B,C,G,H,W) and velocity (B|2B,C,G,H,W), "
             f"got {tuple(latent.shape)} and {tuple(velocity.shape)}"
         )
+    check_writable(op, "latent", latent)
     batch, frames = latent.shape[0], latent.shape[2]
     if velocity.shape[0] not in (batch, 2 * batch):
         raise ValueError(f"{op}: want velocity of {batch} or {2 * batch} rows, got {velocity.shape[0]}")
@@ -130,6 +135,7 @@ def _check(
         if not isinstance(target, Tensor) or target.dtype != torch.bool:
             got = target.dtype if isinstance(target, Tensor) else type(target).__name__
             raise TypeError(f"{op}: want target a bool tensor or None, got {got}")
+        check_tensor(op, "target", target)
         if target.device != latent.device:
             raise ValueError(f"{op}: want target on {latent.device}, got {target.device}")
         if target.shape not in ((frames,), (batch, frames)):
@@ -208,7 +214,7 @@ torch.library.impl("pavdit::guided_euler_step_", "CompositeExplicitAutograd", _r
 serve_by_triton("guided_euler_step_", _triton)
 
 
-@torch.library.register_fake("pavdit::guided_euler_step_")
+@register_fake("pavdit::guided_euler_step_")
 def _(
     latent: Tensor, velocity: Tensor, dt: Tensor, guidance_scale: Tensor, target: Tensor | None, reflect: bool
 ) -> None:

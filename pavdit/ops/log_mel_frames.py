@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pavdit.ops._checks import check_floating
-from pavdit.ops._library import forbid_gradients, native
+from pavdit.ops._checks import check_floating, check_number
+from pavdit.ops._library import forbid_gradients, native, register_fake
 from pavdit.ops._stft import (
     check_framing,
     inverse_spectrum,
@@ -88,6 +88,8 @@ def log_mel_frames(
             f"{tuple(wave.shape)}, {tuple(window.shape)}, {tuple(filterbank.shape)}"
         )
     check_framing("log_mel_frames", wave.shape[1], window.shape[0], n_fft, hop_length)
+    check_number("log_mel_frames", "columns_per_frame", columns_per_frame, int)
+    check_number("log_mel_frames", "floor_db", floor_db)
     if filterbank.shape[1] != n_fft // 2 + 1:
         raise ValueError(
             f"log_mel_frames: want filterbank (M,{n_fft // 2 + 1}) for n_fft = {n_fft}, "
@@ -98,7 +100,7 @@ def log_mel_frames(
             f"log_mel_frames: want samples in multiples of hop_length * columns_per_frame = {hop_length} * "
             f"{columns_per_frame}, got {wave.shape[1]}"
         )
-    if floor_db >= 0:
+    if not floor_db < 0:
         raise ValueError(f"log_mel_frames: want floor_db < 0, got {floor_db}")
     numbers = (n_fft, hop_length, columns_per_frame, floor_db)
     if not _served(wave, window, filterbank, n_fft, floor_db):
@@ -168,7 +170,7 @@ torch.library.impl("pavdit::log_mel_frames", "CompositeExplicitAutograd", log_me
 torch.library.impl("pavdit::log_mel_frames_backward", "CompositeExplicitAutograd", _backward_raw)
 
 
-@torch.library.register_fake("pavdit::log_mel_frames")
+@register_fake("pavdit::log_mel_frames")
 def _(
     wave: Tensor,
     window: Tensor,
@@ -182,7 +184,7 @@ def _(
     return wave.new_empty((wave.shape[0], num_frames, filterbank.shape[0], columns_per_frame))
 
 
-@torch.library.register_fake("pavdit::log_mel_frames_backward")
+@register_fake("pavdit::log_mel_frames_backward")
 def _(
     grad: Tensor,
     wave: Tensor,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pavdit.ops._attend import attend, attend_backward
 from pavdit.ops._checks import check_floating
-from pavdit.ops._library import forbid_gradients, native
+from pavdit.ops._library import forbid_gradients, native, register_fake
 
 SCALES = (1, 2, 4)
 
@@ -117,14 +117,14 @@ torch.library.impl(
 )
 
 
-@torch.library.register_fake("pavdit::multiscale_temporal_attention")
+@register_fake("pavdit::multiscale_temporal_attention")
 def _(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     b, t, s, _, a, e = qkv.shape
     full, half, quarter = (qkv.new_empty((b, t // scale, s, a, e)) for scale in SCALES)
     return full, half, quarter
 
 
-@torch.library.register_fake("pavdit::multiscale_temporal_attention_backward")
+@register_fake("pavdit::multiscale_temporal_attention_backward")
 def _(grad_full: Tensor | None, grad_half: Tensor | None, grad_quarter: Tensor | None, qkv: Tensor) -> Tensor:
     return qkv.new_empty(qkv.shape)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pavdit.ops._checks import check_floating, check_norm_and_rope
-from pavdit.ops._library import forbid_gradients, native, serve_by_triton
+from pavdit.ops._library import forbid_gradients, native, register_fake, serve_by_triton
 
 NORM_EPS = 1e-6
 MAX_WIDTH = 128
@@ -180,12 +180,12 @@ serve_by_triton("qk_norm_rope", _triton)
 serve_by_triton("qk_norm_rope_backward", _triton_backward)
 
 
-@torch.library.register_fake("pavdit::qk_norm_rope")
+@register_fake("pavdit::qk_norm_rope")
 def _(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None) -> Tensor:
     return qkv.new_empty(qkv.shape)
 
 
-@torch.library.register_fake("pavdit::qk_norm_rope_backward")
+@register_fake("pavdit::qk_norm_rope_backward")
 def _(
     grad: Tensor, qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -367,9 +367,9 @@ FAULTS = {
         M.new_zeros(1, 3, 8),
         M.new_zeros(1, 3, 8),
         ValueError,
-        r"want G dividing F = 4, got G = 3",
+        r"want shift with G dividing F = 4, got G = 3",
     ),
-    "no-group": (X, M[:, :0], M[:, :0], ValueError, r"want G dividing F = 4, got G = 0"),
+    "no-group": (X, M[:, :0], M[:, :0], ValueError, r"want shift with G dividing F = 4, got G = 0"),
     "dtype": (X.long(), M, M, TypeError, r"want x float32, bfloat16, .* got torch\.int64"),
     "beside": (X, M.half(), M.half(), TypeError, r"want shift float32, got torch\.float16"),
     "dtypes-differ": (

@@ -1,0 +1,77 @@
+"""gpu-check's sanitizer part, with a program in the place of compute-sanitizer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gpu_check
+import pytest
+
+from benchmarks import harness
+
+CLEAN = {
+    "memcheck": "3 passed in 1s\n========= ERROR SUMMARY: 0 errors",
+    "racecheck": "3 passed in 1s\n========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)",
+    "initcheck": "3 passed in 1s\n========= ERROR SUMMARY: 0 errors",
+}
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the results go; its compute-sanitizer says what `words` holds for the tool, and ends so."""
+    monkeypatch.setattr(harness, "header", lambda device="cuda": {"machine": "none"})
+    monkeypatch.setattr(harness, "results_folder", lambda device="cuda": tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    program = tmp_path / "compute-sanitizer"
+    program.write_text('#!/bin/sh\ncat "$(dirname "$0")/${1#--tool=}"\nexit $(cat "$(dirname "$0")/code")\n')
+    program.chmod(0o755)
+    (tmp_path / "code").write_text("0")
+    for name, words in CLEAN.items():
+        (tmp_path / name).write_text(words + "\n")
+    return tmp_path
+
+
+def test_clean(machine: Path) -> None:
+    assert gpu_check.sanitize()
+    written = json.loads((machine / "gpu-sanitize.json").read_text())
+    assert written["racecheck"] == {"errors": 0, "passed": 3, "exit_code": 0}
+    assert set(written) == {"machine", "memcheck", "racecheck", "initcheck"}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("memcheck", "3 passed in 1s\n========= ERROR SUMMARY: 2 errors"),
+        (
+            "racecheck",
+            "3 passed in 1s\n========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)",
+        ),
+        ("initcheck", "3 deselected in 1s\n========= ERROR SUMMARY: 0 errors"),
+        ("memcheck", "Device not supported"),
+    ],
+    ids=["error", "hazard", "no test", "no summary"],
+)
+def test_not_clean(name: str, words: str, machine: Path) -> None:
+    (machine / name).write_text(words + "\n")
+    assert not gpu_check.sanitize()
+
+
+def test_a_failing_test_is_not_clean(machine: Path) -> None:
+    (machine / "code").write_text("1")
+    assert not gpu_check.sanitize()
+
+
+def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr(Path, "is_file", lambda self: False)
+    with pytest.raises(SystemExit, match="want compute-sanitizer on PATH or in CUDA_HOME, got none"):
+        gpu_check.sanitizer_or_exit()
+
+
+def test_the_command() -> None:
+    command = gpu_check.sanitizer_command("compute-sanitizer", "memcheck")
+    assert command[:2] == ["compute-sanitizer", "--tool=memcheck"]
+    assert command[-1] == "tests/ops"
+    assert gpu_check.REDUCED in command
