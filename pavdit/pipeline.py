@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,22 +14,14 @@ from pavdit.audio.mel import mel_images
 from pavdit.clip import Clip, frames_to_volume, volume_to_frames
 from pavdit.config import TASKS, DataConfig, ModelConfig
 from pavdit.flow.path import draw_noise
-from pavdit.flow.sampler import Callback, Velocity, sample
+from pavdit.flow.sampler import Callback
 from pavdit.latents import PlaneLayout, Planes
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.media import read_clip, write_clip
-from pavdit.stdit.model import Condition
+from pavdit.sampling import GIVEN, MADE_ALONE, BoundVelocity, Captions, Stream, sample_batch
 from pavdit.text import to_bucket
 from pavdit.train.checkpoint import open_checkpoint
 from pavdit.train.models import Generator, choose_device, load_autoencoder, load_generator
-
-Stream = Literal["video", "audio"]
-
-GIVEN: dict[str, Stream] = {"v2a": "video", "a2v": "audio"}
-"""The stream that a task is given; its frames of P are clean."""
-
-MADE_ALONE: dict[str, Stream] = {"t2v": "video", "t2a": "audio"}
-"""The only stream that a task makes; the other one's frames of P stay noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,14 +209,21 @@ class Pipeline:
             self.device
         )  # (B, C, G, rows, columns)
         latent, target = self._place_given(latent.to(self.device), given, task)
-        latent = sample(
-            self._velocity(generator, prompt, task, n, guided=prompt is not None),
-            latent,
+        captions = self._captions(generator, prompt, n)
+        velocity = BoundVelocity(
+            generator.stdit,
+            captions,
+            task=task,
+            fps=float(self.config.clip.fps),
             num_steps=steps,
-            guidance_scale=guidance if prompt is not None else 1.0,
-            guidance_interval=flow.guidance_interval,
-            method=flow.method,
-            reflect=flow.reflect,
+            guided=captions.known and guidance != 1.0,
+        )
+        latent = sample_batch(
+            velocity,
+            latent,
+            flow,
+            num_steps=steps,
+            guidance_scale=guidance if captions.known else 1.0,
             target=target,
             callback=callback,
         )
@@ -266,42 +264,14 @@ class Pipeline:
         data = self.layout.stack(planes, planes)  # only the given stream's frames are taken
         return torch.where(clean[:, None, None], data, noise), ~clean
 
-    def _velocity(
-        self, generator: Generator, prompt: str | None, task: str, n: int, *, guided: bool
-    ) -> Velocity:
-        """Bind condition and task; text keys, values and the null caption are computed once for all steps."""
-        stdit, text_config, device = generator.stdit, self.config.stdit, self.device
+    def _captions(self, generator: Generator, prompt: str | None, n: int) -> Captions:
+        """The prompt's tokens for `n` clips; the null caption is as long as the shortest bucket."""
+        stdit = self.config.stdit
         if prompt is None:
-            tokens = torch.zeros(1, self.config.text.tokens_per_class, text_config.text_dim, device=device)
-            text, mask = tokens, None
-        else:
-            text, mask = to_bucket(generator.text.encode([prompt]), text_config.max_text_length)
-
-        def prepare(drop: list[bool]) -> Condition:
-            rows = len(drop)
-            return stdit.prepare(
-                text.expand(rows, -1, -1),
-                text_mask=None if mask is None else mask.expand(rows, -1),
-                drop_text=torch.tensor(drop, device=device),
-                task=torch.full((rows,), TASKS.index(task), device=device),
-                fps=torch.full((rows,), float(self.config.clip.fps), device=device),
-            )
-
-        single = prepare([prompt is None] * n)
-        double = prepare([False] * n + [True] * n) if guided else single
-        streams = ("video", "audio")
-        is_clean = torch.tensor([[GIVEN.get(task) == stream for stream in streams]], device=device)  # (1, 2)
-        moves = torch.tensor([[MADE_ALONE.get(task, stream) == stream for stream in streams]], device=device)
-
-        def velocity(latent: Tensor, t: float, guided: bool) -> Tensor:
-            condition = double if guided else single
-            latent = torch.cat([latent, latent]) if guided else latent
-            rows = latent.shape[0]
-            times = (t * moves).expand(rows, -1)  # (B, 2), 0 on a stream that stays noise
-            modulation = stdit.modulate(times, is_clean.expand(rows, -1), condition)
-            return stdit.velocity(latent, modulation, condition)
-
-        return velocity
+            shape = n, self.config.text.tokens_per_class, stdit.text_dim
+            return Captions(torch.zeros(shape, device=self.device), None, known=False)
+        tokens, mask = to_bucket(generator.text.encode([prompt]), stdit.max_text_length)
+        return Captions(tokens.expand(n, -1, -1), None if mask is None else mask.expand(n, -1), known=True)
 
 
 def _choose_task(task: str, video: Clip | None, audio: Clip | None) -> str:

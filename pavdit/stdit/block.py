@@ -132,8 +132,8 @@ class Block(nn.Module):
         Args:
             x: ``(B, G, N, D)``.
             y: ``(B, G, N, D)``, the pending residual.
-            gate: ``(B, F, D)``, its gate, one per frame group.
-            modulation: ``(B, F, 6, D)``, `table` already added: shift, scale, gate of the attention,
+            gate: ``(B or 1, F, D)``, its gate, one per frame group.
+            modulation: ``(B or 1, F, 6, D)``, `table` already added: shift, scale, gate of the attention,
                 then of the MLP.
             keys_values: ``(2, B, A, M, E)``, from `CrossAttention.keys_values`.
             bias: ``(B, 1, 1, M)`` or None.
@@ -142,7 +142,7 @@ class Block(nn.Module):
         Returns:
             x, y and gate for the next block.
         """
-        # (B, F, D) each
+        # (B or 1, F, D) each
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.unbind(2)
         x, h = gated_residual_adaln(x, y, gate, shift_msa, scale_msa)
         x = add_gated(x, self.attention(h, valid), gate_msa)
@@ -151,6 +151,12 @@ class Block(nn.Module):
 
 
 def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-    """``x + gate * y``, rounded once: two ``(B, G, N, D)`` and ``(B, F, D)``, frame g in group g * F // G."""
+    """``x + gate * y``, rounded once.
+
+    Args:
+        x: ``(B, G, N, D)``.
+        y: ``(B, G, N, D)``.
+        gate: ``(B or 1, F, D)``; frame g is in group g * F // G.
+    """
     x_groups, y_groups = (z.unflatten(1, (gate.shape[1], -1)) for z in (x, y))  # (B, F, G/F, N, D)
     return torch.addcmul(x_groups, gate[:, :, None, None], y_groups).to(x.dtype).flatten(1, 2)

@@ -30,24 +30,30 @@ class Condition:
         keys_values: of every block, ``(2, B, A, 1 + N, E)``: the task token, then the caption.
         bias: ``(B, 1, 1, 1 + N)``, -inf on padding; None where there is none.
         vector: ``(B, D)``, task and frame rate, added to the timestep embedding.
+        positions: ``(G, N, D)``, where every token lies, in the dtype of the weights.
     """
 
     keys_values: tuple[Tensor, ...]
     bias: Tensor | None
     vector: Tensor
+    positions: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Modulation:
-    """adaLN tables of one step.
+    """adaLN tables at some times; one row serves a batch of any size.
 
     Attributes:
-        blocks: of every block, ``(B, F, 6, D)``.
-        final: ``(B, F, 2, D)``, shift and scale of the final layer.
+        blocks: ``(B or 1, F, L, 6, D)`` for the L blocks.
+        final: ``(B or 1, F, 2, D)``, shift and scale of the final layer.
     """
 
-    blocks: tuple[Tensor, ...]
+    blocks: Tensor
     final: Tensor
+
+    def row(self, index: int) -> Modulation:
+        """The tables of one row, as a batch of one."""
+        return Modulation(self.blocks[index : index + 1], self.final[index : index + 1])
 
 
 class STDiT(nn.Module):
@@ -116,7 +122,9 @@ class STDiT(nn.Module):
             ValueError: a shape does not fit.
         """
         condition = self.prepare(text, text_mask=text_mask, drop_text=drop_text, task=task, fps=fps)
-        return self.velocity(latent, self.modulate(t, clean, condition), condition)
+        if t.ndim != 2 or t.shape[0] != latent.shape[0]:
+            raise ValueError(f"stdit: want t ({latent.shape[0]},F), got {tuple(t.shape)}")
+        return self.velocity(latent, self.modulate(t, clean, condition.vector), condition)
 
     def prepare(
         self, text: Tensor, *, text_mask: Tensor | None, drop_text: Tensor | None, task: Tensor, fps: Tensor
@@ -131,36 +139,51 @@ class STDiT(nn.Module):
             # the null caption fills its bucket
             seen = text_mask if drop_text is None else text_mask | drop_text[:, None]
             bias = torch.zeros_like(seen, dtype=torch.float32).masked_fill(~seen, -torch.inf)
-            bias = functional.pad(bias, (1, 0))[:, None, None]  # (B, 1, 1, 1 + N)
+            bias = functional.pad(bias, (1, 0))[:, None, None].to(tokens.dtype)  # (B, 1, 1, 1 + N)
         keys_values = tuple(block.cross.keys_values(tokens) for block in self.blocks)
-        return Condition(keys_values, bias, task_vector + self.fps(fps))
+        positions = self.embed.positions().to(self.embed.proj.weight.dtype)
+        return Condition(keys_values, bias, task_vector + self.fps(fps), positions)
 
-    def modulate(self, t: Tensor, clean: Tensor | None, condition: Condition) -> Modulation:
-        """adaLN tables at the times `t` ``(B, F)``; the frames of `clean` ``(B, F)`` are at t = 1."""
-        frames, batch = self.layout.num_frames, condition.vector.shape[0]
-        if t.ndim != 2 or t.shape[0] != batch or t.shape[1] < 1 or frames % t.shape[1]:
-            raise ValueError(f"stdit: want t ({batch},F) with F a divisor of {frames}, got {tuple(t.shape)}")
+    def modulate(self, t: Tensor, clean: Tensor | None, vector: Tensor) -> Modulation:
+        """adaLN tables, all blocks' at once.
+
+        Args:
+            t: ``(K, F)`` in [0, 1]: a row for every clip of a batch, or for every step of a sample.
+            clean: ``(K, F)`` bool, True where the frames are given, as at t = 1.
+            vector: ``(K or 1, D)``, from `prepare`.
+
+        Returns:
+            K rows of tables.
+
+        Raises:
+            ValueError: a shape does not fit.
+        """
+        frames = self.layout.num_frames
+        if t.ndim != 2 or t.shape[1] < 1 or frames % t.shape[1]:
+            raise ValueError(f"stdit: want t (K,F) with F a divisor of {frames}, got {tuple(t.shape)}")
+        if vector.ndim != 2 or vector.shape[0] not in (1, t.shape[0]):
+            raise ValueError(f"stdit: want vector ({t.shape[0]} or 1,D), got {tuple(vector.shape)}")
         if clean is not None:
             if clean.shape != t.shape:
                 raise ValueError(f"stdit: want clean {tuple(t.shape)} as t, got {tuple(clean.shape)}")
             t = t.masked_fill(clean, 1.0)
-        time = self.timestep(1000.0 * (1.0 - t)) + condition.vector[:, None]  # (B, F, D)
-        shared = self.shared_modulation(functional.silu(time)).unflatten(-1, (6, -1))  # (B, F, 6, D)
-        blocks = tuple(shared + block.table for block in self.blocks)
-        return Modulation(blocks, time[:, :, None] + self.final_table)
+        time = self.timestep(1000.0 * (1.0 - t)) + vector[:, None]  # (K, F, D)
+        shared = self.shared_modulation(functional.silu(time)).unflatten(-1, (1, 6, -1))  # (K, F, 1, 6, D)
+        tables = torch.stack([block.table for block in self.blocks])  # (L, 6, D)
+        return Modulation(shared + tables, time[:, :, None] + self.final_table)
 
     def velocity(self, latent: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
         """The network proper: P ``(B, C, G, rows, columns)`` to its velocity."""
         layout = self.layout
-        batch = condition.vector.shape[0]
+        batch = condition.keys_values[0].shape[1]
         want = (batch, self.latent_channels, layout.num_frames, layout.rows, layout.columns)
         if latent.shape != want:
             raise ValueError(f"stdit: want latent {want}, got {tuple(latent.shape)}")
         y = self.embed(latent)  # (B, G, N, D)
         # positions + 1 * patches is the first pending residual, so that the first block is like all others
-        x = self.embed.positions().to(y.dtype).expand_as(y)
+        x = condition.positions.to(y.dtype).expand_as(y)
         gate = torch.ones_like(modulation.final[:, :, 0])
-        per_block = zip(self.blocks, modulation.blocks, condition.keys_values, strict=True)
+        per_block = zip(self.blocks, modulation.blocks.unbind(2), condition.keys_values, strict=True)
         for block, table, keys_values in per_block:
             x, y, gate = block(x, y, gate, table, keys_values, condition.bias, self.embed.token_valid)
         shift, scale = modulation.final.unbind(2)
