@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pavdit.nn.rope import RopeTable
-from pavdit.ops import axis_attention, block_attention, gated_residual_adaln
+from pavdit.ops import axis_attention, block_attention, gated_residual_adaln, linear_gelu
 
 
 class SelfAttention(nn.Module):
@@ -92,7 +92,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(functional.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(linear_gelu(x, self.fc1.weight, self.fc1.bias))
 
 
 class Block(nn.Module):
