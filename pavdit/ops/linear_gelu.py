@@ -35,7 +35,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         TypeError: a dtype or a type is none of the above.
     """
     op = "linear_gelu"
-    autocast = torch.is_autocast_enabled(x.device.type) if isinstance(x, Tensor) else False
+    autocast = isinstance(x, Tensor) and _autocasts(x.device.type)
     if autocast:
         check_floating(op, x=x)
         check_floating(op, weight=weight, bias=bias)
@@ -49,6 +49,10 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     if autocast or torch.is_grad_enabled():
         return linear_gelu_reference(x, weight, bias)
     return torch.ops.pavdit.linear_gelu(x, weight, bias)
+
+
+def _autocasts(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def linear_gelu_reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
