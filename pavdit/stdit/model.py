@@ -122,8 +122,8 @@ class STDiT(nn.Module):
             ValueError: a shape does not fit.
         """
         condition = self.prepare(text, text_mask=text_mask, drop_text=drop_text, task=task, fps=fps)
-        if t.ndim != 2 or t.shape[0] != latent.shape[0]:
-            raise ValueError(f"stdit: want t ({latent.shape[0]},F), got {tuple(t.shape)}")
+        if t.ndim > 0 and t.shape[0] != latent.shape[0]:
+            raise ValueError(f"stdit: want t ({latent.shape[0]},F) as latent, got {tuple(t.shape)}")
         return self.velocity(latent, self.modulate(t, clean, condition.vector), condition)
 
     def prepare(
@@ -160,7 +160,8 @@ class STDiT(nn.Module):
         """
         frames = self.layout.num_frames
         if t.ndim != 2 or t.shape[1] < 1 or frames % t.shape[1]:
-            raise ValueError(f"stdit: want t (K,F) with F a divisor of {frames}, got {tuple(t.shape)}")
+            rows = t.shape[0] if t.ndim > 0 else 1
+            raise ValueError(f"stdit: want t ({rows},F) with F a divisor of {frames}, got {tuple(t.shape)}")
         if vector.ndim != 2 or vector.shape[0] not in (1, t.shape[0]):
             raise ValueError(f"stdit: want vector ({t.shape[0]} or 1,D), got {tuple(vector.shape)}")
         if clean is not None:
