@@ -134,19 +134,19 @@ class GraphedSteps:
 
     def __call__(self, latent: Tensor, t: float, dt: float, guided: bool) -> None:
         """One step, in place."""
-        tables = self.velocity.modulation(t)
+        modulation = self.velocity.modulation(t)
         step = self._steps.get(guided)
         if step is None:
-            step = self._steps[guided] = self._bind(latent, tables, guided)
-        step.load(latent=latent, blocks=tables.blocks, final=tables.final)
+            step = self._steps[guided] = self._bind(latent, modulation, guided)
+        step.load(latent=latent, tables=modulation.tables)
         step.buffers["dt"].fill_(dt)
         step.replay()
         step.store("latent", latent)
 
-    def _bind(self, latent: Tensor, tables: Modulation, guided: bool) -> CapturedStep:
+    def _bind(self, latent: Tensor, modulation: Modulation, guided: bool) -> CapturedStep:
         """The graph for this batch's shapes, with what all its steps share loaded."""
         condition = self.velocity.condition(guided)
-        inputs = {"latent": latent, "blocks": tables.blocks, "final": tables.final}
+        inputs = {"latent": latent, "tables": modulation.tables}
         inputs |= {f"kv{i}": pair for i, pair in enumerate(condition.keys_values)}
         inputs |= {"positions": condition.positions, "dt": latent.new_zeros(())}
         inputs["scale"] = latent.new_full((), self.scale)
@@ -164,7 +164,7 @@ class GraphedSteps:
                 positions=inputs["positions"],
             )
             latent = inputs["latent"]
-            v = halves(stdit, latent, Modulation(inputs["blocks"], inputs["final"]), bound, guided)
+            v = halves(stdit, latent, Modulation(inputs["tables"]), bound, guided)
             guided_euler_step_(latent, v, inputs["dt"], inputs["scale"], inputs.get("target"), reflect)
 
         shapes = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in inputs.items())

@@ -17,6 +17,8 @@ from pavdit.stdit.block import Block, SpatialAttention, TemporalAttention
 from pavdit.stdit.embed import PATCH, CaptionProjection, LatentEmbedder, ScalarEmbedder, unpatchify
 
 TASK_STD = 0.02
+RECOMPILE_LIMIT = 64
+"""Room for eight models of different sizes in one process."""
 PLANE_STD = 0.5**0.5
 """As strong as the sin-cos positions. At 0.02 the planes look alike for too long: `tiny` on eight smooth
 random latents, mean squared error over steps 150 to 200: 0.20 at 0.02, 0.11 at this value (one seed)."""
@@ -41,19 +43,18 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Modulation:
-    """adaLN tables at some times; one row serves a batch of any size.
+    """adaLN tables at some times, in one tensor; one row serves a batch of any size.
 
     Attributes:
-        blocks: ``(B or 1, F, L, 6, D)`` for the L blocks.
-        final: ``(B or 1, F, 2, D)``, shift and scale of the final layer.
+        tables: ``(B or 1, F, L + 1, 6, D)``: those of the L blocks, then shift and scale of the final layer,
+            three rows that nobody reads, and the ones that open the first block's residual.
     """
 
-    blocks: Tensor
-    final: Tensor
+    tables: Tensor
 
     def row(self, index: int) -> Modulation:
         """The tables of one row, as a batch of one."""
-        return Modulation(self.blocks[index : index + 1], self.final[index : index + 1])
+        return Modulation(self.tables[index : index + 1])
 
 
 class STDiT(nn.Module):
@@ -88,7 +89,23 @@ class STDiT(nn.Module):
         self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.final_table = nn.Parameter(torch.randn(2, width) / width**0.5)
         self.final = nn.Linear(width, latent_channels * PATCH * PATCH)
+        self.compiled = False
         self._initialise()
+
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Compile the blocks, one code for all of a kind; other batches and text lengths compile nothing new.
+
+        Batch 1 and all larger ones have a code each, with and without a mask over the text.
+
+        Args:
+            backend: of ``torch.compile``.
+        """
+        # two kinds, two batch forms, two mask forms: eight codes of one function, where dynamo gives up at 8
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, RECOMPILE_LIMIT)
+        for block in self.blocks:
+            block.compile(fullgraph=True, backend=backend)
+        self.compiled = True
 
     def forward(
         self,
@@ -170,8 +187,10 @@ class STDiT(nn.Module):
             t = t.masked_fill(clean, 1.0)
         time = self.timestep(1000.0 * (1.0 - t)) + vector[:, None]  # (K, F, D)
         shared = self.shared_modulation(functional.silu(time)).unflatten(-1, (1, 6, -1))  # (K, F, 1, 6, D)
-        tables = torch.stack([block.table for block in self.blocks])  # (L, 6, D)
-        return Modulation(shared + tables, time[:, :, None] + self.final_table)
+        blocks = shared + torch.stack([block.table for block in self.blocks])  # (K, F, L, 6, D)
+        final = time[:, :, None] + self.final_table  # (K, F, 2, D)
+        last = torch.cat([final, torch.ones_like(blocks[:, :, 0, :4])], dim=2)[:, :, None]
+        return Modulation(torch.cat([blocks, last.to(blocks.dtype)], dim=2))
 
     def velocity(self, latent: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
         """The network proper: P ``(B, C, G, rows, columns)`` to its velocity."""
@@ -181,13 +200,16 @@ class STDiT(nn.Module):
         if latent.shape != want:
             raise ValueError(f"stdit: want latent {want}, got {tuple(latent.shape)}")
         y = self.embed(latent)  # (B, G, N, D)
+        if self.compiled:
+            y = y.clone()  # a linear layer gives a view, the later blocks get none: two codes instead of one
         # positions + 1 * patches is the first pending residual, so that the first block is like all others
-        x = condition.positions.to(y.dtype).expand_as(y)
-        gate = torch.ones_like(modulation.final[:, :, 0])
-        per_block = zip(self.blocks, modulation.blocks.unbind(2), condition.keys_values, strict=True)
-        for block, table, keys_values in per_block:
+        x = condition.positions.to(y.dtype).expand_as(y).contiguous()
+        *tables, last = modulation.tables.unbind(2)
+        shift, scale, *_, gate = last.unbind(2)
+        for block, table, keys_values in zip(self.blocks, tables, condition.keys_values, strict=True):
+            if self.compiled:
+                mark_dynamic(batch, x, y, keys_values, condition.bias)
             x, y, gate = block(x, y, gate, table, keys_values, condition.bias, self.embed.token_valid)
-        shift, scale = modulation.final.unbind(2)
         _, x = gated_residual_adaln(x, y, gate, shift, scale)  # (B, G, N, D)
         velocity = unpatchify(self.final(x), layout.rows).to(latent.dtype)  # (B, C, G, rows, columns)
         valid = self.embed.cell_valid
@@ -224,3 +246,12 @@ class STDiT(nn.Module):
                 closed += [block.attention.proj, block.mlp.fc2]
         for linear in closed:
             nn.init.zeros_(linear.weight)
+
+
+def mark_dynamic(batch: int, x: Tensor, y: Tensor, keys_values: Tensor, bias: Tensor | None) -> None:
+    """Say which sizes of a block's arguments change from call to call, before the compiler guesses."""
+    axes = [(keys_values, 3)] + ([] if bias is None else [(bias, 3)])
+    if batch > 1:
+        axes += [(x, 0), (y, 0), (keys_values, 1)] + ([] if bias is None else [(bias, 0)])
+    for tensor, axis in axes:
+        torch._dynamo.maybe_mark_dynamic(tensor, axis)
