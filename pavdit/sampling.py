@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,16 +14,7 @@ from pavdit.flow.sampler import Callback, sample
 from pavdit.flow.schedule import time_grid
 from pavdit.ops import guided_euler_step_
 from pavdit.stdit.model import Condition, Modulation, STDiT
-
-Stream = Literal["video", "audio"]
-
-GIVEN: dict[str, Stream] = {"v2a": "video", "a2v": "audio"}
-"""The stream that a task is given; its frames of P are clean."""
-
-MADE_ALONE: dict[str, Stream] = {"t2v": "video", "t2a": "audio"}
-"""The only stream that a task makes; the other one's frames of P stay noise."""
-
-STREAMS = ("video", "audio")
+from pavdit.tasks import GIVEN, MADE_ALONE, STREAMS
 
 
 @dataclass(frozen=True, slots=True)
