@@ -10,10 +10,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pavdit.audio.invert import invert_mel
-from pavdit.audio.mel import mel_images
 from pavdit.batching import BatchSize, Request, in_batches
-from pavdit.clip import Clip, frames_to_volume, volume_to_frames
+from pavdit.clip import Clip
+from pavdit.codec import Codec
 from pavdit.config import DataConfig, ModelConfig
 from pavdit.flow.graph import StepGraphs
 from pavdit.flow.path import draw_noise
@@ -87,7 +86,7 @@ class Pipeline:
         if graph and not on_cuda:
             raise ValueError(f"graph: want a CUDA device for CUDA graphs, got {self.device}")
         self.dtype = _dtype(dtype, self.device)
-        self.mdsa = mdsa.to(self.device, self.dtype).eval()
+        self.codec = Codec(config, mdsa.to(self.device, self.dtype).eval(), self.device, self.dtype)
         self.generator = None if generator is None else generator.to(self.device, self.dtype).eval()
         self.graphs = StepGraphs() if (on_cuda if graph is None else graph) else None
         self.compiled = on_cuda if compile is None else compile
@@ -97,15 +96,16 @@ class Pipeline:
         self.layout = PlaneLayout.choose(config.grid, config.stdit.layout)
 
     @property
+    def mdsa(self) -> MDSA:
+        """The autoencoder."""
+        return self.codec.mdsa
+
+    @property
     def stats(self) -> dict[str, str]:
         """How samples are made, for people: dtype, and whether graphs and compiled blocks serve, and why."""
         if self.graphs is not None:
-            euler = self.config.flow.method == "euler"
-            graph = (
-                f"on: {self.graphs.captures} captured, {len(self.graphs)} kept"
-                if euler
-                else "off: method heun"
-            )
+            kept = f"on: {self.graphs.captures} captured, {len(self.graphs)} kept"
+            graph = kept if self.config.flow.method == "euler" else "off: method heun"
         else:
             graph = "off: no CUDA" if self.device.type != "cuda" else "off: as asked"
         return {
@@ -178,7 +178,7 @@ class Pipeline:
         Raises:
             ValueError: the clip has other sizes or rates than the models.
         """
-        video, audio = self._encode(clip, "video", "audio")
+        video, audio = self.codec.encode(clip, "video", "audio")
         return video, audio
 
     def encode_alone(self, clip: Clip, stream: Stream) -> Planes:
@@ -187,45 +187,16 @@ class Pipeline:
         Raises:
             ValueError: the clip has other sizes or rates than the models.
         """
-        [planes] = self._encode(clip, stream)
+        [planes] = self.codec.encode(clip, stream)
         return planes
 
-    @torch.no_grad()
-    def _encode(self, clip: Clip, *streams: Stream) -> list[Planes]:
-        clip.require(self.config.clip)
-        volume = frames_to_volume(clip.frames[None].to(self.device))  # (1, 3, T, H, W)
-        wave = clip.wave[None].to(self.device)  # (1, S)
-        images = mel_images(wave, self.config.clip, self.config.mel)  # (1, 1, T, M, L)
-        posteriors = self.mdsa.encode(
-            volume.to(self.dtype) if "video" in streams else None,
-            images.to(self.dtype) if "audio" in streams else None,
-        )
-        return [posterior.mode().map(Tensor.float) for posterior in posteriors if posterior is not None]
-
-    @torch.no_grad()
     def decode(self, video: Planes | None, audio: Planes | None) -> list[Clip]:
         """Latent planes to clips, one per batch row; a stream without planes is black or silent.
 
         Raises:
             ValueError: both are None, or a plane has another shape than the model's.
         """
-        spec, mel = self.config.clip, self.config.mel
-        planes = [
-            None if stream is None else stream.map(lambda plane: plane.to(self.dtype))
-            for stream in (video, audio)
-        ]
-        volume, images = self.mdsa.decode(*planes)
-        batch = (video or audio).hw.shape[0]  # type: ignore[union-attr]
-        frames = torch.zeros(batch, spec.num_frames, 3, spec.height, spec.width, dtype=torch.uint8)
-        waves = torch.zeros(batch, spec.num_samples)
-        if volume is not None:
-            frames = volume_to_frames(volume.float()).cpu()
-        if images is not None:
-            waves = invert_mel(images.float().clamp(-1, 1), spec, mel).cpu()
-        return [
-            Clip(frames=f, wave=w, fps=spec.fps, sample_rate=spec.sample_rate)
-            for f, w in zip(frames, waves, strict=True)
-        ]
+        return self.codec.decode(video, audio)
 
     def __call__(
         self,
