@@ -185,6 +185,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--json", type=Path, help="a file, or a folder of results with -", metavar="FILE")
+    parser.add_argument(
+        "--profile", type=Path, help="write a Chrome trace of one sample of ours", metavar="FILE"
+    )
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -205,6 +208,11 @@ def main() -> None:
     rows = table(samples, job)
     step = step_facts(found, job, noise)
     print(summary(rows, step, job), flush=True)
+    if options.profile:
+        with torch.profiler.profile() as profile:
+            run(found["ours"], job, noise)
+        profile.export_chrome_trace(str(options.profile))
+        print(f"trace: {options.profile}")
     if options.json:
         target = options.json
         if str(target) == "-":

@@ -13,6 +13,7 @@ from pavdit.clip import Clip, frames_to_volume, volume_to_frames
 from pavdit.config import ModelConfig
 from pavdit.latents import Planes
 from pavdit.mdsa.autoencoder import MDSA
+from pavdit.spans import span
 from pavdit.tasks import Stream
 
 
@@ -43,10 +44,11 @@ class Codec:
         volume = frames_to_volume(clip.frames[None].to(self.device))  # (1, 3, T, H, W)
         wave = clip.wave[None].to(self.device)  # (1, S)
         images = mel_images(wave, self.config.clip, self.config.mel)  # (1, 1, T, M, L)
-        posteriors = self.mdsa.encode(
-            volume.to(self.dtype) if "video" in streams else None,
-            images.to(self.dtype) if "audio" in streams else None,
-        )
+        with span("encode"):
+            posteriors = self.mdsa.encode(
+                volume.to(self.dtype) if "video" in streams else None,
+                images.to(self.dtype) if "audio" in streams else None,
+            )
         return [posterior.mode().map(Tensor.float) for posterior in posteriors if posterior is not None]
 
     @torch.no_grad()
@@ -61,14 +63,16 @@ class Codec:
             None if stream is None else stream.map(lambda plane: plane.to(self.dtype))
             for stream in (video, audio)
         ]
-        volume, images = self.mdsa.decode(*planes)
+        with span("decode"):
+            volume, images = self.mdsa.decode(*planes)
         batch = (video or audio).hw.shape[0]  # type: ignore[union-attr]
         frames = torch.zeros(batch, spec.num_frames, 3, spec.height, spec.width, dtype=torch.uint8)
         waves = torch.zeros(batch, spec.num_samples)
         if volume is not None:
             frames = volume_to_frames(volume.float()).cpu()
         if images is not None:
-            waves = invert_mel(images.float().clamp(-1, 1), spec, mel).cpu()
+            with span("inverse"):
+                waves = invert_mel(images.float().clamp(-1, 1), spec, mel).cpu()
         return [
             Clip(frames=f, wave=w, fps=spec.fps, sample_rate=spec.sample_rate)
             for f, w in zip(frames, waves, strict=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pavdit.flow.schedule import time_grid
 from pavdit.ops import bounce_sign, fold, guided_euler_step_
+from pavdit.spans import span
 
 Velocity = Callable[[Tensor, float, bool], Tensor]
 """``velocity(latent (B, ...), t, guided)`` gives ``(B, ...)``, or, where `guided`, ``(2B, ...)``: the half
@@ -97,7 +98,8 @@ def sample(
     latent = noise.clone()
     low, high = guidance_interval
     for step, (t, t_next) in enumerate(following.items(), start=1):
-        step_once(latent, t, t_next - t, guidance_scale != 1.0 and low <= t <= high)
+        with span("step"):
+            step_once(latent, t, t_next - t, guidance_scale != 1.0 and low <= t <= high)
         if callback is not None:
             callback(step, num_steps, latent)
     return latent
