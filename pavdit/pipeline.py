@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from pavdit.audio.invert import invert_mel
-from pavdit.audio.mel import mel_images
-from pavdit.clip import Clip, frames_to_volume, volume_to_frames
-from pavdit.config import TASKS, DataConfig, ModelConfig
+from pavdit.batching import BatchSize, Request, in_batches
+from pavdit.clip import Clip
+from pavdit.codec import Codec
+from pavdit.config import DataConfig, ModelConfig
+from pavdit.flow.graph import StepGraphs
 from pavdit.flow.path import draw_noise
-from pavdit.flow.sampler import Callback, Velocity, sample
+from pavdit.flow.sampler import Callback
+from pavdit.flow.schedule import time_grid
 from pavdit.latents import PlaneLayout, Planes
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.media import read_clip, write_clip
-from pavdit.stdit.model import Condition
-from pavdit.text import to_bucket
+from pavdit.sampling import BoundVelocity, Captions, sample_batch
+from pavdit.tasks import GIVEN, MADE_ALONE, Stream, choose_task, with_given
+from pavdit.text import bucket_of, to_bucket
 from pavdit.train.checkpoint import open_checkpoint
+from pavdit.train.loop import NonFiniteError
 from pavdit.train.models import Generator, choose_device, load_autoencoder, load_generator
 
-Stream = Literal["video", "audio"]
-
-GIVEN: dict[str, Stream] = {"v2a": "video", "a2v": "audio"}
-"""The stream that a task is given; its frames of P are clean."""
-
-MADE_ALONE: dict[str, Stream] = {"t2v": "video", "t2a": "audio"}
-"""The only stream that a task makes; the other one's frames of P stay noise."""
+DtypeName = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +60,10 @@ class Pipeline:
         mdsa: the autoencoder.
         generator: STDiT and its text encoder; None where only the autoencoder is trained yet.
         device: where the models run.
+        dtype: of the weights and of what passes between layers; P and the sound's inverse stay float32.
+            ``auto``: bfloat16 on CUDA, else float32.
+        graph: whether a step is one CUDA graph; None: where there is CUDA.
+        compile: whether STDiT's blocks are compiled; None: where there is CUDA. On a CPU it gains nothing.
         model_hash: names the weights, for provenance.
         data: how the training's clips were read; None: as by default.
     """
@@ -73,14 +75,44 @@ class Pipeline:
         generator: Generator | None = None,
         *,
         device: torch.device | str = "cpu",
+        dtype: DtypeName = "auto",
+        graph: bool | None = None,
+        compile: bool | None = None,
         model_hash: str = "",
         data: DataConfig | None = None,
     ) -> None:
         self.config, self.device, self.model_hash = config, torch.device(device), model_hash
-        self.mdsa = mdsa.to(self.device).eval()
-        self.generator = None if generator is None else generator.to(self.device).eval()
+        on_cuda = self.device.type == "cuda"
+        if graph and not on_cuda:
+            raise ValueError(f"graph: want a CUDA device for CUDA graphs, got {self.device}")
+        self.dtype = _dtype(dtype, self.device)
+        self.codec = Codec(config, mdsa.to(self.device, self.dtype).eval(), self.device, self.dtype)
+        self.generator = None if generator is None else generator.to(self.device, self.dtype).eval()
+        self.graphs = StepGraphs() if (on_cuda if graph is None else graph) else None
+        self.compiled = on_cuda if compile is None else compile
+        if self.compiled and self.generator is not None:
+            self.generator.stdit.compile_blocks()
         self.data = data
         self.layout = PlaneLayout.choose(config.grid, config.stdit.layout)
+
+    @property
+    def mdsa(self) -> MDSA:
+        """The autoencoder."""
+        return self.codec.mdsa
+
+    @property
+    def stats(self) -> dict[str, str]:
+        """How samples are made, for people: dtype, and whether graphs and compiled blocks serve, and why."""
+        if self.graphs is not None:
+            kept = f"on: {self.graphs.captures} captured, {len(self.graphs)} kept"
+            graph = kept if self.config.flow.method == "euler" else "off: method heun"
+        else:
+            graph = "off: no CUDA" if self.device.type != "cuda" else "off: as asked"
+        return {
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "graph": graph,
+            "compile": "on" if self.compiled else "off",
+        }
 
     @property
     def autoencoder_hash(self) -> str:
@@ -88,8 +120,22 @@ class Pipeline:
         return self.model_hash.partition("+")[0]
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device: str = "auto") -> Pipeline:
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        dtype: DtypeName = "auto",
+        graph: bool | None = None,
+        compile: bool | None = None,
+    ) -> Pipeline:
         """Load averaged weights from a checkpoint or a run directory of either stage.
+
+        Args:
+            path: the checkpoint or run directory.
+            device: ``auto`` is CUDA where there is one.
+            dtype: as for the class, like the others.
+            graph: see there.
+            compile: see there.
 
         Raises:
             CheckpointError: nothing is there, it is damaged, or its weights do not fit its configuration.
@@ -102,6 +148,9 @@ class Pipeline:
             load_autoencoder(saved),
             generator,
             device=choose_device(device),
+            dtype=dtype,
+            graph=graph,
+            compile=compile,
             model_hash=saved.model_hash,
             data=saved.config.data,
         )
@@ -129,7 +178,7 @@ class Pipeline:
         Raises:
             ValueError: the clip has other sizes or rates than the models.
         """
-        video, audio = self._encode(clip, "video", "audio")
+        video, audio = self.codec.encode(clip, "video", "audio")
         return video, audio
 
     def encode_alone(self, clip: Clip, stream: Stream) -> Planes:
@@ -138,45 +187,20 @@ class Pipeline:
         Raises:
             ValueError: the clip has other sizes or rates than the models.
         """
-        [planes] = self._encode(clip, stream)
+        [planes] = self.codec.encode(clip, stream)
         return planes
 
-    @torch.no_grad()
-    def _encode(self, clip: Clip, *streams: Stream) -> list[Planes]:
-        clip.require(self.config.clip)
-        volume = frames_to_volume(clip.frames[None].to(self.device))  # (1, 3, T, H, W)
-        wave = clip.wave[None].to(self.device)  # (1, S)
-        images = mel_images(wave, self.config.clip, self.config.mel)  # (1, 1, T, M, L)
-        posteriors = self.mdsa.encode(
-            volume if "video" in streams else None, images if "audio" in streams else None
-        )
-        return [posterior.mode() for posterior in posteriors if posterior is not None]
-
-    @torch.no_grad()
     def decode(self, video: Planes | None, audio: Planes | None) -> list[Clip]:
         """Latent planes to clips, one per batch row; a stream without planes is black or silent.
 
         Raises:
             ValueError: both are None, or a plane has another shape than the model's.
         """
-        spec, mel = self.config.clip, self.config.mel
-        volume, images = self.mdsa.decode(video, audio)
-        batch = (video or audio).hw.shape[0]  # type: ignore[union-attr]
-        frames = torch.zeros(batch, spec.num_frames, 3, spec.height, spec.width, dtype=torch.uint8)
-        waves = torch.zeros(batch, spec.num_samples)
-        if volume is not None:
-            frames = volume_to_frames(volume).cpu()
-        if images is not None:
-            waves = invert_mel(images.clamp(-1, 1), spec, mel).cpu()
-        return [
-            Clip(frames=f, wave=w, fps=spec.fps, sample_rate=spec.sample_rate)
-            for f, w in zip(frames, waves, strict=True)
-        ]
+        return self.codec.decode(video, audio)
 
-    @torch.no_grad()
     def __call__(
         self,
-        prompt: str | None = None,
+        prompt: str | Sequence[str] | None = None,
         video: Clip | None = None,
         audio: Clip | None = None,
         task: str = "auto",
@@ -184,66 +208,143 @@ class Pipeline:
         seed: int = 0,
         steps: int | None = None,
         guidance: float | None = None,
+        batch_size: BatchSize = "auto",
         callback: Callback | None = None,
     ) -> list[Generated]:
-        """Generate `n` clips. Clip ``i`` depends on ``seed + i`` and not on `n`.
+        """Generate `n` clips of every prompt. Clip ``i`` depends on ``seed + i`` and on no other clip.
 
         Args:
-            prompt: a class or ``a video of <class>``; None: no condition (of one known class: that one).
+            prompt: a class or ``a video of <class>``, or several; None: no condition (with one known class:
+                that one).
             video: the clip whose frames are given, for ``v2a``.
             audio: the clip whose sound is given, for ``a2v``.
             task: one of `pavdit.config.TASKS`; ``auto``: v2a or a2v where a stream is given, else t2av.
-            n: clips.
-            seed: of the first clip.
+            n: clips of a prompt; they follow each other.
+            seed: of the first clip; the next has the next one.
             steps: of the sampler; None: as configured.
             guidance: scale s of ``v_null + s (v_cond - v_null)``; None: as configured.
-            callback: ``callback(step, num_steps, latent)`` after each step.
+            batch_size: clips at a time; ``auto``: fewer where the memory does not suffice.
+            callback: ``callback(step, num_steps, latent)`` after each step of each batch; an exception from
+                it ends the work.
 
         Raises:
             ValueError: the arguments do not fit each other or the model.
+            MemoryError: not even one clip fits into memory, or not the batch asked for.
+            NonFiniteError: the weights give no number.
         """
+        clips = self.stream(
+            prompt, video, audio, task, n, seed, steps, guidance, batch_size=batch_size, callback=callback
+        )
+        return [clip for _, clip in sorted(clips, key=lambda pair: pair[0])]
+
+    def stream(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        video: Clip | None = None,
+        audio: Clip | None = None,
+        task: str = "auto",
+        n: int = 1,
+        seed: int = 0,
+        steps: int | None = None,
+        guidance: float | None = None,
+        batch_size: BatchSize = "auto",
+        callback: Callback | None = None,
+    ) -> Iterator[tuple[int, Generated]]:
+        """As calling the pipeline, but every clip comes with its index as soon as its batch is done."""
         generator, flow = self._require_generator(), self.config.flow
-        task = _choose_task(task, video, audio)
+        task = choose_task(task, video, audio)
         if n < 1:
             raise ValueError(f"n: want at least 1 clip, got {n}")
-        steps = flow.num_steps if steps is None else steps
-        guidance = flow.guidance_scale if guidance is None else guidance
-        if prompt is None and len(generator.text.class_names) == 1:
-            prompt = generator.text.class_names[0]
-        given = video if task == "v2a" else audio
-        seeds = range(seed, seed + n)
-        random = [torch.Generator().manual_seed(s) for s in seeds]
+        time_grid(flow.num_steps if steps is None else steps)  # raises where there is no step
+        order = _Order(
+            task,
+            video if task == "v2a" else audio,
+            flow.num_steps if steps is None else steps,
+            flow.guidance_scale if guidance is None else guidance,
+        )
+        requests = self._requests(generator, prompt, n, seed)
+        made = in_batches(
+            requests, batch_size, self.device, lambda batch: self._make(generator, order, batch, callback)
+        )
+        return ((request.index, clip) for request, clip in made)
 
-        latent = draw_noise(self._latent_shape(), random, flow.prior).to(
-            self.device
-        )  # (B, C, G, rows, columns)
-        latent, target = self._place_given(latent.to(self.device), given, task)
-        latent = sample(
-            self._velocity(generator, prompt, task, n, guided=prompt is not None),
+    def _requests(
+        self, generator: Generator, prompt: str | Sequence[str] | None, n: int, seed: int
+    ) -> list[Request]:
+        """One per clip, with the bucket that its prompt falls into."""
+        names = generator.text.class_names
+        if prompt is None and len(names) == 1:
+            prompt = names[0]
+        prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            raise ValueError("prompt: want at least one, got none")
+        longest = self.config.stdit.max_text_length
+        buckets = {}
+        for one in dict.fromkeys(prompts):
+            if one is not None and not isinstance(one, str):
+                raise TypeError(f"prompt: want text, got {type(one).__name__}")
+            tokens = 0 if one is None else generator.text.encode([one]).lengths[0]
+            buckets[one] = 0 if one is None else bucket_of(tokens, longest)
+        each = [one for one in prompts for _ in range(n)]
+        return [Request(i, one, seed + i, buckets[one]) for i, one in enumerate(each)]
+
+    @torch.no_grad()
+    def _make(
+        self, generator: Generator, order: _Order, batch: list[Request], callback: Callback | None
+    ) -> list[Generated]:
+        """Noise to clips, for one batch."""
+        flow, task = self.config.flow, order.task
+        random = [torch.Generator().manual_seed(request.seed) for request in batch]
+        noise = draw_noise(self._latent_shape(), random, flow.prior)  # (B, C, G, rows, columns)
+        latent, target = self._place_given(noise.to(self.device), order.given, task)
+        captions = self._captions(generator, batch)
+        scale = order.guidance if captions.known else 1.0
+        velocity = BoundVelocity(
+            generator.stdit,
+            captions,
+            task=task,
+            fps=float(self.config.clip.fps),
+            num_steps=order.steps,
+            guided=scale != 1.0,
+        )
+        latent = sample_batch(
+            velocity,
             latent,
-            num_steps=steps,
-            guidance_scale=guidance if prompt is not None else 1.0,
-            guidance_interval=flow.guidance_interval,
-            method=flow.method,
-            reflect=flow.reflect,
+            flow,
+            num_steps=order.steps,
+            guidance_scale=scale,
             target=target,
+            graphs=self.graphs,
             callback=callback,
         )
+        self._require_finite(latent, generator)
         planes_v, planes_a = self.layout.unstack(latent)
         clips = self.decode(None if task == "t2a" else planes_v, None if task == "t2v" else planes_a)
+        return [
+            Generated(
+                with_given(clip, order.given, task, request.prompt),
+                row,
+                {
+                    "model": self.model_hash,
+                    "prompt": request.prompt or "",
+                    "seed": str(request.seed),
+                    "steps": str(order.steps),
+                    "guidance": f"{order.guidance:g}",
+                    "task": task,
+                },
+            )
+            for clip, row, request in zip(clips, latent.cpu(), batch, strict=True)
+        ]
 
-        generated = []
-        for one, row, clip_seed in zip(clips, latent.cpu(), seeds, strict=True):
-            provenance = {
-                "model": self.model_hash,
-                "prompt": prompt or "",
-                "seed": str(clip_seed),
-                "steps": str(steps),
-                "guidance": f"{guidance:g}",
-                "task": task,
-            }
-            generated.append(Generated(_with_given(one, given, task, prompt), row, provenance))
-        return generated
+    def _require_finite(self, latent: Tensor, generator: Generator) -> None:
+        if bool(latent.isfinite().all()):
+            return
+        bad = (name for name, p in generator.named_parameters() if not bool(p.isfinite().all()))
+        where = next(bad, None)
+        raise NonFiniteError(
+            "sampling: want finite latents, got NaN or infinity"
+            + (f"; so has the weight {where}" if where else "; the weights are finite")
+        )
 
     def _require_generator(self) -> Generator:
         if self.generator is None:
@@ -266,64 +367,29 @@ class Pipeline:
         data = self.layout.stack(planes, planes)  # only the given stream's frames are taken
         return torch.where(clean[:, None, None], data, noise), ~clean
 
-    def _velocity(
-        self, generator: Generator, prompt: str | None, task: str, n: int, *, guided: bool
-    ) -> Velocity:
-        """Bind condition and task; text keys, values and the null caption are computed once for all steps."""
-        stdit, text_config, device = generator.stdit, self.config.stdit, self.device
-        if prompt is None:
-            tokens = torch.zeros(1, self.config.text.tokens_per_class, text_config.text_dim, device=device)
-            text, mask = tokens, None
-        else:
-            text, mask = to_bucket(generator.text.encode([prompt]), text_config.max_text_length)
-
-        def prepare(drop: list[bool]) -> Condition:
-            rows = len(drop)
-            return stdit.prepare(
-                text.expand(rows, -1, -1),
-                text_mask=None if mask is None else mask.expand(rows, -1),
-                drop_text=torch.tensor(drop, device=device),
-                task=torch.full((rows,), TASKS.index(task), device=device),
-                fps=torch.full((rows,), float(self.config.clip.fps), device=device),
-            )
-
-        single = prepare([prompt is None] * n)
-        double = prepare([False] * n + [True] * n) if guided else single
-        streams = ("video", "audio")
-        is_clean = torch.tensor([[GIVEN.get(task) == stream for stream in streams]], device=device)  # (1, 2)
-        moves = torch.tensor([[MADE_ALONE.get(task, stream) == stream for stream in streams]], device=device)
-
-        def velocity(latent: Tensor, t: float, guided: bool) -> Tensor:
-            condition = double if guided else single
-            latent = torch.cat([latent, latent]) if guided else latent
-            rows = latent.shape[0]
-            times = (t * moves).expand(rows, -1)  # (B, 2), 0 on a stream that stays noise
-            modulation = stdit.modulate(times, is_clean.expand(rows, -1), condition)
-            return stdit.velocity(latent, modulation, condition)
-
-        return velocity
+    def _captions(self, generator: Generator, batch: list[Request]) -> Captions:
+        """The batch's tokens; the null caption is as long as the shortest bucket."""
+        stdit = self.config.stdit
+        prompts = [request.prompt for request in batch if request.prompt is not None]
+        if not prompts:
+            shape = len(batch), self.config.text.tokens_per_class, stdit.text_dim
+            return Captions(torch.zeros(shape, device=self.device), None, known=False)
+        return Captions(*to_bucket(generator.text.encode(prompts), stdit.max_text_length), known=True)
 
 
-def _choose_task(task: str, video: Clip | None, audio: Clip | None) -> str:
-    if task == "auto":
-        if video is not None and audio is not None:
-            raise ValueError("task: want video or audio to be given, got both, and nothing is left to make")
-        task = "v2a" if video is not None else "a2v" if audio is not None else "t2av"
-    if task not in TASKS:
-        raise ValueError(f"task: want auto, {', '.join(TASKS)}, got {task!r}")
-    got = [name for name, clip in (("video", video), ("audio", audio)) if clip is not None]
-    want = [GIVEN[task]] if task in GIVEN else []
-    if got != want:
-        raise ValueError(f"task {task}: want {_names(want)} to be given, got {_names(got)}")
-    return task
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What all clips of a call share."""
+
+    task: str
+    given: Clip | None
+    steps: int
+    guidance: float
 
 
-def _names(streams: Sequence[str]) -> str:
-    return " and ".join(streams) or "neither stream"
-
-
-def _with_given(made: Clip, given: Clip | None, task: str, prompt: str | None) -> Clip:
-    """The clip with the given stream as it was given."""
-    frames = given.frames if given is not None and task == "v2a" else made.frames
-    wave = given.wave if given is not None and task == "a2v" else made.wave
-    return replace(made, frames=frames, wave=wave, label=prompt or "")
+def _dtype(name: DtypeName, device: torch.device) -> torch.dtype:
+    if name not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"dtype: want auto, float32 or bfloat16, got {name!r}")
+    if name == "auto":
+        name = "bfloat16" if device.type == "cuda" else "float32"
+    return torch.bfloat16 if name == "bfloat16" else torch.float32

@@ -100,6 +100,59 @@ def test_a_seed_means_the_clip_whatever_the_batch(pipeline, noise_of):
     assert error(together[0].latent, together[1].latent) > 0.1
 
 
+def test_several_prompts_are_the_prompts_one_by_one(pipeline):
+    names = pipeline.config.text.class_names[:2]
+    together = pipeline(names, n=2, seed=3, steps=2)
+    assert [clip.provenance["prompt"] for clip in together] == [names[0], names[0], names[1], names[1]]
+    for k, clip in enumerate(together):
+        [alone] = pipeline(names[k // 2], seed=3 + k, steps=2, batch_size=1)
+        assert clip.provenance == alone.provenance
+        assert error(clip.latent, alone.latent) <= LATENTS
+
+
+def test_a_batch_of_eight_is_eight_batches_of_one(pipeline):
+    prompt = pipeline.config.text.class_names[0]
+    together = pipeline(prompt, n=8, batch_size=8, steps=30)
+    apart = pipeline(prompt, n=8, batch_size=1, steps=30)
+    assert max(error(a.latent, b.latent) for a, b in zip(together, apart, strict=True)) <= LATENTS
+
+
+def test_what_is_made_before_a_cancellation_is_kept(pipeline):
+    def stop_in_the_third_batch(step, total, latent):
+        seen.append(step)
+        if len(seen) == 2 * total + 1:
+            raise KeyboardInterrupt
+
+    seen, made = [], []
+    clips = pipeline.stream(None, n=3, steps=2, batch_size=1, callback=stop_in_the_third_batch)
+    with pytest.raises(KeyboardInterrupt):
+        for index, _ in clips:
+            made.append(index)
+    assert made == [0, 1]
+
+
+def test_weights_that_are_no_number_are_named(nano_generator_run):
+    from pavdit.train.loop import NonFiniteError
+
+    broken = Pipeline.from_pretrained(nano_generator_run, device="cpu")
+    broken.generator.stdit.blocks[0].mlp.fc1.weight[0, 0] = float("nan")
+    with pytest.raises(NonFiniteError, match="got NaN or infinity; so has the weight stdit.blocks.0.mlp.fc1"):
+        broken(None, steps=1)
+
+
+def test_bfloat16_makes_nearly_the_same_clip(pipeline, nano_generator_run):
+    low = Pipeline.from_pretrained(nano_generator_run, device="cpu", dtype="bfloat16")
+    assert low.stats == {"dtype": "bfloat16", "graph": "off: no CUDA", "compile": "off"}
+    [got], [want] = low(None, steps=2), pipeline(None, steps=2)
+    assert got.latent.dtype == torch.float32 and got.clip.wave.dtype == torch.float32
+    assert error(got.latent, want.latent) <= 0.02  # measured 0.0048
+
+
+def test_graphs_want_a_device(nano_generator_run):
+    with pytest.raises(ValueError, match="graph: want a CUDA device for CUDA graphs, got cpu"):
+        Pipeline.from_pretrained(nano_generator_run, device="cpu", graph=True)
+
+
 def test_prompt_and_guidance_matter(pipeline):
     first, second = pipeline.config.text.class_names[:2]
     base = pipeline(first)[0].latent
@@ -141,6 +194,8 @@ def test_a_saved_clip_reads_back_and_says_where_it_came_from(pipeline, tmp_path)
         ({"video": "clip", "audio": "clip"}, "want video or audio to be given, got both"),
         ({"n": 0}, "n: want at least 1 clip, got 0"),
         ({"steps": 0}, "want num_steps >= 1, got 0"),
+        ({"prompt": []}, "prompt: want at least one, got none"),
+        ({"batch_size": 0}, "batch_size: want at least 1 or auto, got 0"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -21,6 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", default="auto", help="auto, t2av, v2a, a2v, t2v or t2a")
     parser.add_argument("--video", type=Path, help="clip whose frames are given; its sound is made")
     parser.add_argument("--audio", type=Path, help="clip whose sound is given; its frames are made")
+    parser.add_argument(
+        "--batch-size", type=_batch_size, default="auto", help="clips at a time (default: auto)"
+    )
+    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
     parser.add_argument("--device", default="auto")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="a folder, or one .mp4"
@@ -36,29 +40,35 @@ def run(arguments: argparse.Namespace) -> int:
     from pavdit.pipeline import Pipeline
 
     paths = output_paths(arguments.output, arguments.n, arguments.seed)
-    pipeline = Pipeline.from_pretrained(arguments.checkpoint, arguments.device)
-    given = {
-        stream: pipeline.read(path)
-        for stream, path in (("video", arguments.video), ("audio", arguments.audio))
-        if path is not None
-    }
+    pipeline = Pipeline.from_pretrained(arguments.checkpoint, arguments.device, arguments.dtype)
+    video, audio = (
+        None if path is None else pipeline.read(path) for path in (arguments.video, arguments.audio)
+    )
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("sampling")
-        clips = pipeline(
+        bar = progress.add_task("sampling", total=arguments.n)
+        steps = progress.add_task("steps")
+        clips = pipeline.stream(
             arguments.prompt,
-            **given,
+            video,
+            audio,
             task=arguments.task,
             n=arguments.n,
             seed=arguments.seed,
             steps=arguments.steps,
             guidance=arguments.guidance,
-            callback=lambda step, total, _: progress.update(bar, completed=step, total=total),
+            batch_size=arguments.batch_size,
+            callback=lambda step, total, _: progress.update(steps, completed=step, total=total),
         )
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
-    for clip, path in zip(clips, paths, strict=True):
-        print(clip.save(path))
+        for index, clip in clips:  # each is saved when it is done, so an interruption loses none before it
+            paths[index].parent.mkdir(parents=True, exist_ok=True)
+            print(clip.save(paths[index]))
+            progress.advance(bar)
     return OK
+
+
+def _batch_size(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def output_paths(output: Path, n: int, seed: int) -> list[Path]:

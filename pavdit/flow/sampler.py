@@ -13,10 +13,15 @@ from torch import Tensor
 
 from pavdit.flow.schedule import time_grid
 from pavdit.ops import bounce_sign, fold, guided_euler_step_
+from pavdit.spans import span
 
 Velocity = Callable[[Tensor, float, bool], Tensor]
 """``velocity(latent (B, ...), t, guided)`` gives ``(B, ...)``, or, where `guided`, ``(2B, ...)``: the half
 of the condition, then the half of the null condition."""
+
+EulerStep = Callable[[Tensor, float, float, bool], None]
+"""``euler_step(latent, t, dt, guided)`` does in place what the network, the guidance, the step and the fold
+would do one after the other."""
 
 Callback = Callable[[int, int, Tensor], None]
 """``callback(step, num_steps, latent)`` after each step; an exception from it ends the sampling."""
@@ -40,6 +45,7 @@ def sample(
     reflect: bool = True,
     target: Tensor | None = None,
     callback: Callback | None = None,
+    euler_step: EulerStep | None = None,
 ) -> Tensor:
     """Carry `noise` to data in `num_steps` steps.
 
@@ -57,6 +63,7 @@ def sample(
             sign on coordinates that bounced an odd number of times.
         target: ``(G,)`` bool, the frames to generate; None is all. The others are neither moved nor folded.
         callback: called after each step.
+        euler_step: replaces the steps of method ``euler``, for example by graph replays.
 
     Returns:
         ``(B, C, G, rows, columns)`` float32.
@@ -68,22 +75,31 @@ def sample(
         raise ValueError(f"sample: want method euler or heun, got {method!r}")
     if noise.dtype != torch.float32:
         raise ValueError(f"sample: want float32 noise, got {noise.dtype}")
+
+    def euler(latent: Tensor, t: float, dt: float, guided: bool) -> None:
+        scale = guidance_scale if guided else 1.0
+        guided_euler_step_(latent, velocity(latent, t, guided), dt, scale, target, reflect=reflect)
+
+    def heun(latent: Tensor, t: float, dt: float, guided: bool) -> None:
+        def mixed(point: Tensor, t: float) -> Tensor:
+            v = velocity(point, t, guided)
+            return mix_guidance(v, guidance_scale) if guided else v
+
+        v = mixed(latent, t)
+        stage = guided_euler_step_(latent.clone(), v, dt, 1.0, target, reflect=False)
+        sign = bounce_sign(stage) if reflect else torch.ones_like(stage)
+        stage = torch.where(_spread(target, stage), fold(stage), stage) if reflect else stage
+        v = (v + sign * mixed(stage, following[t])) / 2
+        guided_euler_step_(latent, v, dt, 1.0, target, reflect=reflect)
+
     times = time_grid(num_steps)
+    following = dict(zip(times[:-1], times[1:], strict=True))
+    step_once = heun if method == "heun" else euler_step or euler
     latent = noise.clone()
     low, high = guidance_interval
-    for step, (t, t_next) in enumerate(zip(times[:-1], times[1:], strict=True), start=1):
-        dt = t_next - t
-        guided = guidance_scale != 1.0 and low <= t <= high
-        v = velocity(latent, t, guided)
-        if method == "heun":
-            v = mix_guidance(v, guidance_scale) if guided else v
-            stage = guided_euler_step_(latent.clone(), v, dt, 1.0, target, reflect=False)
-            sign = bounce_sign(stage) if reflect else torch.ones_like(stage)
-            stage = torch.where(_spread(target, stage), fold(stage), stage) if reflect else stage
-            v_next = velocity(stage, t_next, guided)
-            v_next = mix_guidance(v_next, guidance_scale) if guided else v_next
-            v, guided = (v + sign * v_next) / 2, False
-        guided_euler_step_(latent, v, dt, guidance_scale if guided else 1.0, target, reflect=reflect)
+    for step, (t, t_next) in enumerate(following.items(), start=1):
+        with span("step"):
+            step_once(latent, t, t_next - t, guidance_scale != 1.0 and low <= t <= high)
         if callback is not None:
             callback(step, num_steps, latent)
     return latent

@@ -11,6 +11,7 @@ from pavdit.ops.block_cross_attention import block_cross_attention
 from pavdit.ops.gated_residual_adaln import gated_residual_adaln
 from pavdit.ops.griffin_lim_step import griffin_lim_step
 from pavdit.ops.guided_euler_step import bounce_sign, fold, guided_euler_step_
+from pavdit.ops.linear_gelu import linear_gelu
 from pavdit.ops.log_mel_frames import log_mel_frames
 from pavdit.ops.multiscale_temporal_attention import multiscale_temporal_attention
 from pavdit.ops.qk_norm_rope import qk_norm_rope
@@ -26,6 +27,7 @@ __all__ = [
     "gated_residual_adaln",
     "griffin_lim_step",
     "guided_euler_step_",
+    "linear_gelu",
     "log_mel_frames",
     "multiscale_temporal_attention",
     "qk_norm_rope",

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pavdit.nn.rope import RopeTable
-from pavdit.ops import axis_attention, block_attention, gated_residual_adaln
+from pavdit.ops import axis_attention, block_attention, gated_residual_adaln, linear_gelu
 
 
 class SelfAttention(nn.Module):
@@ -92,7 +92,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(functional.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(linear_gelu(x, self.fc1.weight, self.fc1.bias))
 
 
 class Block(nn.Module):
@@ -132,8 +132,8 @@ class Block(nn.Module):
         Args:
             x: ``(B, G, N, D)``.
             y: ``(B, G, N, D)``, the pending residual.
-            gate: ``(B, F, D)``, its gate, one per frame group.
-            modulation: ``(B, F, 6, D)``, `table` already added: shift, scale, gate of the attention,
+            gate: ``(B or 1, F, D)``, its gate, one per frame group.
+            modulation: ``(B or 1, F, 6, D)``, `table` already added: shift, scale, gate of the attention,
                 then of the MLP.
             keys_values: ``(2, B, A, M, E)``, from `CrossAttention.keys_values`.
             bias: ``(B, 1, 1, M)`` or None.
@@ -142,7 +142,7 @@ class Block(nn.Module):
         Returns:
             x, y and gate for the next block.
         """
-        # (B, F, D) each
+        # (B or 1, F, D) each
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.unbind(2)
         x, h = gated_residual_adaln(x, y, gate, shift_msa, scale_msa)
         x = add_gated(x, self.attention(h, valid), gate_msa)
@@ -151,6 +151,12 @@ class Block(nn.Module):
 
 
 def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-    """``x + gate * y``, rounded once: two ``(B, G, N, D)`` and ``(B, F, D)``, frame g in group g * F // G."""
+    """``x + gate * y``, rounded once.
+
+    Args:
+        x: ``(B, G, N, D)``.
+        y: ``(B, G, N, D)``.
+        gate: ``(B or 1, F, D)``; frame g is in group g * F // G.
+    """
     x_groups, y_groups = (z.unflatten(1, (gate.shape[1], -1)) for z in (x, y))  # (B, F, G/F, N, D)
     return torch.addcmul(x_groups, gate[:, :, None, None], y_groups).to(x.dtype).flatten(1, 2)

@@ -17,6 +17,8 @@ from pavdit.stdit.block import Block, SpatialAttention, TemporalAttention
 from pavdit.stdit.embed import PATCH, CaptionProjection, LatentEmbedder, ScalarEmbedder, unpatchify
 
 TASK_STD = 0.02
+RECOMPILE_LIMIT = 64
+"""Room for eight models of different sizes in one process."""
 PLANE_STD = 0.5**0.5
 """As strong as the sin-cos positions. At 0.02 the planes look alike for too long: `tiny` on eight smooth
 random latents, mean squared error over steps 150 to 200: 0.20 at 0.02, 0.11 at this value (one seed)."""
@@ -30,24 +32,29 @@ class Condition:
         keys_values: of every block, ``(2, B, A, 1 + N, E)``: the task token, then the caption.
         bias: ``(B, 1, 1, 1 + N)``, -inf on padding; None where there is none.
         vector: ``(B, D)``, task and frame rate, added to the timestep embedding.
+        positions: ``(G, N, D)``, where every token lies, in the dtype of the weights.
     """
 
     keys_values: tuple[Tensor, ...]
     bias: Tensor | None
     vector: Tensor
+    positions: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Modulation:
-    """adaLN tables of one step.
+    """adaLN tables at some times, in one tensor; one row serves a batch of any size.
 
     Attributes:
-        blocks: of every block, ``(B, F, 6, D)``.
-        final: ``(B, F, 2, D)``, shift and scale of the final layer.
+        tables: ``(B or 1, F, L + 1, 6, D)``: those of the L blocks, then shift and scale of the final layer,
+            three rows that nobody reads, and the ones that open the first block's residual.
     """
 
-    blocks: tuple[Tensor, ...]
-    final: Tensor
+    tables: Tensor
+
+    def row(self, index: int) -> Modulation:
+        """The tables of one row, as a batch of one."""
+        return Modulation(self.tables[index : index + 1])
 
 
 class STDiT(nn.Module):
@@ -82,7 +89,23 @@ class STDiT(nn.Module):
         self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.final_table = nn.Parameter(torch.randn(2, width) / width**0.5)
         self.final = nn.Linear(width, latent_channels * PATCH * PATCH)
+        self.compiled = False
         self._initialise()
+
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Compile the blocks, one code for all of a kind; other batches and text lengths compile nothing new.
+
+        Batch 1 and all larger ones have a code each, with and without a mask over the text.
+
+        Args:
+            backend: of ``torch.compile``.
+        """
+        # two kinds, two batch forms, two mask forms: eight codes of one function, where dynamo gives up at 8
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, RECOMPILE_LIMIT)
+        for block in self.blocks:
+            block.compile(fullgraph=True, backend=backend)
+        self.compiled = True
 
     def forward(
         self,
@@ -116,7 +139,9 @@ class STDiT(nn.Module):
             ValueError: a shape does not fit.
         """
         condition = self.prepare(text, text_mask=text_mask, drop_text=drop_text, task=task, fps=fps)
-        return self.velocity(latent, self.modulate(t, clean, condition), condition)
+        if t.ndim > 0 and t.shape[0] != latent.shape[0]:
+            raise ValueError(f"stdit: want t ({latent.shape[0]},F) as latent, got {tuple(t.shape)}")
+        return self.velocity(latent, self.modulate(t, clean, condition.vector), condition)
 
     def prepare(
         self, text: Tensor, *, text_mask: Tensor | None, drop_text: Tensor | None, task: Tensor, fps: Tensor
@@ -131,39 +156,60 @@ class STDiT(nn.Module):
             # the null caption fills its bucket
             seen = text_mask if drop_text is None else text_mask | drop_text[:, None]
             bias = torch.zeros_like(seen, dtype=torch.float32).masked_fill(~seen, -torch.inf)
-            bias = functional.pad(bias, (1, 0))[:, None, None]  # (B, 1, 1, 1 + N)
+            bias = functional.pad(bias, (1, 0))[:, None, None].to(tokens.dtype)  # (B, 1, 1, 1 + N)
         keys_values = tuple(block.cross.keys_values(tokens) for block in self.blocks)
-        return Condition(keys_values, bias, task_vector + self.fps(fps))
+        positions = self.embed.positions().to(self.embed.proj.weight.dtype)
+        return Condition(keys_values, bias, task_vector + self.fps(fps), positions)
 
-    def modulate(self, t: Tensor, clean: Tensor | None, condition: Condition) -> Modulation:
-        """adaLN tables at the times `t` ``(B, F)``; the frames of `clean` ``(B, F)`` are at t = 1."""
-        frames, batch = self.layout.num_frames, condition.vector.shape[0]
-        if t.ndim != 2 or t.shape[0] != batch or t.shape[1] < 1 or frames % t.shape[1]:
-            raise ValueError(f"stdit: want t ({batch},F) with F a divisor of {frames}, got {tuple(t.shape)}")
+    def modulate(self, t: Tensor, clean: Tensor | None, vector: Tensor) -> Modulation:
+        """adaLN tables, all blocks' at once.
+
+        Args:
+            t: ``(K, F)`` in [0, 1]: a row for every clip of a batch, or for every step of a sample.
+            clean: ``(K, F)`` bool, True where the frames are given, as at t = 1.
+            vector: ``(K or 1, D)``, from `prepare`.
+
+        Returns:
+            K rows of tables.
+
+        Raises:
+            ValueError: a shape does not fit.
+        """
+        frames = self.layout.num_frames
+        if t.ndim != 2 or t.shape[1] < 1 or frames % t.shape[1]:
+            rows = t.shape[0] if t.ndim > 0 else 1
+            raise ValueError(f"stdit: want t ({rows},F) with F a divisor of {frames}, got {tuple(t.shape)}")
+        if vector.ndim != 2 or vector.shape[0] not in (1, t.shape[0]):
+            raise ValueError(f"stdit: want vector ({t.shape[0]} or 1,D), got {tuple(vector.shape)}")
         if clean is not None:
             if clean.shape != t.shape:
                 raise ValueError(f"stdit: want clean {tuple(t.shape)} as t, got {tuple(clean.shape)}")
             t = t.masked_fill(clean, 1.0)
-        time = self.timestep(1000.0 * (1.0 - t)) + condition.vector[:, None]  # (B, F, D)
-        shared = self.shared_modulation(functional.silu(time)).unflatten(-1, (6, -1))  # (B, F, 6, D)
-        blocks = tuple(shared + block.table for block in self.blocks)
-        return Modulation(blocks, time[:, :, None] + self.final_table)
+        time = self.timestep(1000.0 * (1.0 - t)) + vector[:, None]  # (K, F, D)
+        shared = self.shared_modulation(functional.silu(time)).unflatten(-1, (1, 6, -1))  # (K, F, 1, 6, D)
+        blocks = shared + torch.stack([block.table for block in self.blocks])  # (K, F, L, 6, D)
+        final = time[:, :, None] + self.final_table  # (K, F, 2, D)
+        last = torch.cat([final, torch.ones_like(blocks[:, :, 0, :4])], dim=2)[:, :, None]
+        return Modulation(torch.cat([blocks, last.to(blocks.dtype)], dim=2))
 
     def velocity(self, latent: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
         """The network proper: P ``(B, C, G, rows, columns)`` to its velocity."""
         layout = self.layout
-        batch = condition.vector.shape[0]
+        batch = condition.keys_values[0].shape[1]
         want = (batch, self.latent_channels, layout.num_frames, layout.rows, layout.columns)
         if latent.shape != want:
             raise ValueError(f"stdit: want latent {want}, got {tuple(latent.shape)}")
         y = self.embed(latent)  # (B, G, N, D)
+        if self.compiled:
+            y = y.clone()  # a linear layer gives a view, the later blocks get none: two codes instead of one
         # positions + 1 * patches is the first pending residual, so that the first block is like all others
-        x = self.embed.positions().to(y.dtype).expand_as(y)
-        gate = torch.ones_like(modulation.final[:, :, 0])
-        per_block = zip(self.blocks, modulation.blocks, condition.keys_values, strict=True)
-        for block, table, keys_values in per_block:
+        x = condition.positions.to(y.dtype).expand_as(y).contiguous()
+        *tables, last = modulation.tables.unbind(2)
+        shift, scale, *_, gate = last.unbind(2)
+        for block, table, keys_values in zip(self.blocks, tables, condition.keys_values, strict=True):
+            if self.compiled:
+                mark_dynamic(batch, x, y, keys_values, condition.bias)
             x, y, gate = block(x, y, gate, table, keys_values, condition.bias, self.embed.token_valid)
-        shift, scale = modulation.final.unbind(2)
         _, x = gated_residual_adaln(x, y, gate, shift, scale)  # (B, G, N, D)
         velocity = unpatchify(self.final(x), layout.rows).to(latent.dtype)  # (B, C, G, rows, columns)
         valid = self.embed.cell_valid
@@ -200,3 +246,12 @@ class STDiT(nn.Module):
                 closed += [block.attention.proj, block.mlp.fc2]
         for linear in closed:
             nn.init.zeros_(linear.weight)
+
+
+def mark_dynamic(batch: int, x: Tensor, y: Tensor, keys_values: Tensor, bias: Tensor | None) -> None:
+    """Say which sizes of a block's arguments change from call to call, before the compiler guesses."""
+    axes = [(keys_values, 3)] + ([] if bias is None else [(bias, 3)])
+    if batch > 1:
+        axes += [(x, 0), (y, 0), (keys_values, 1)] + ([] if bias is None else [(bias, 0)])
+    for tensor, axis in axes:
+        torch._dynamo.maybe_mark_dynamic(tensor, axis)

@@ -162,10 +162,10 @@ def test_task_matters_twice(model: STDiT, inputs: Inputs) -> None:
         torch.equal(a[..., 1:, :], b[..., 1:, :])
         for a, b in zip(here.keys_values, there.keys_values, strict=True)
     )
-    modulation = model.modulate(arguments["t"], None, here)
+    modulation = model.modulate(arguments["t"], None, here.vector)
     want = model.velocity(arguments["latent"], modulation, here)
     by_token = model.velocity(arguments["latent"], modulation, there)
-    by_time = model.velocity(arguments["latent"], model.modulate(arguments["t"], None, there), here)
+    by_time = model.velocity(arguments["latent"], model.modulate(arguments["t"], None, there.vector), here)
     assert (by_token - want).abs().max() > LIVE
     assert (by_time - want).abs().max() > LIVE
 

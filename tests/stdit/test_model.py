@@ -198,8 +198,21 @@ def test_precomputed_parts_give_the_same_bits(build: Build, inputs: Inputs) -> N
     condition = model.prepare(
         arguments["text"], text_mask=None, drop_text=None, task=arguments["task"], fps=arguments["fps"]
     )
-    modulation = model.modulate(arguments["t"], None, condition)
+    modulation = model.modulate(arguments["t"], None, condition.vector)
     assert torch.equal(model.velocity(arguments["latent"], modulation, condition), want)
+
+
+def test_one_row_of_tables_serves_a_batch(build: Build, inputs: Inputs) -> None:
+    model = build(PlaneLayout.choose((4, 8, 8), "concat4"))
+    arguments = inputs(model)
+    arguments["task"], arguments["fps"] = (arguments[n][:1].expand(2) for n in ("task", "fps"))
+    arguments["t"] = torch.tensor([[0.25]]).expand(2, -1)
+    condition = model.prepare(
+        arguments["text"], text_mask=None, drop_text=None, task=arguments["task"], fps=arguments["fps"]
+    )
+    steps = model.modulate(torch.tensor([[0.0], [0.25], [1.0]]), None, condition.vector[:1])
+    got = model.velocity(arguments["latent"], steps.row(1), condition)
+    assert_batch_of_two(got, model(**arguments))
 
 
 def count(config_width: int | None = None) -> int:

@@ -1,0 +1,110 @@
+"""Clips in batches: of one text bucket each, smaller where the memory does not suffice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+
+BatchSize = int | Literal["auto"]
+
+AUTO = {"cuda": 16, "cpu": 4}
+"""Clips of a batch to begin with. A CPU gains nothing from more."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One clip to make.
+
+    Attributes:
+        index: place in the answer.
+        prompt: its caption; None: no condition.
+        seed: of its noise.
+        bucket: tokens that its caption fills, padding included.
+    """
+
+    index: int
+    prompt: str | None
+    seed: int
+    bucket: int
+
+
+def plan(requests: Sequence[Request], size: int) -> list[list[Request]]:
+    """Batches of at most `size` requests, in order, each of one bucket.
+
+    Raises:
+        ValueError: `size` < 1.
+    """
+    if size < 1:
+        raise ValueError(f"batch_size: want at least 1 or auto, got {size}")
+    of_bucket: dict[int, list[Request]] = {}
+    for request in requests:
+        of_bucket.setdefault(request.bucket, []).append(request)
+    return [group[i : i + size] for group in of_bucket.values() for i in range(0, len(group), size)]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on any device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "not enough memory" in str(error)  # torch's CPU allocator
+
+
+def in_batches(
+    requests: Sequence[Request],
+    batch_size: BatchSize,
+    device: torch.device,
+    run: Callable[[list[Request]], list[Result]],
+) -> Iterator[tuple[Request, Result]]:
+    """Run all requests; each comes out with its result when its batch is done.
+
+    With ``auto``, a batch that does not fit into memory is halved, as are all after it.
+
+    Args:
+        requests: the clips.
+        batch_size: clips in a batch.
+        device: where they are made.
+        run: makes one batch.
+
+    Raises:
+        MemoryError: a batch of the size asked for, or a single clip, does not fit.
+        ValueError: the size is neither ``auto`` nor a positive number.
+    """
+    if isinstance(batch_size, str) and batch_size != "auto":
+        raise ValueError(f"batch_size: want at least 1 or auto, got {batch_size!r}")
+    size = AUTO.get(device.type, 1) if isinstance(batch_size, str) else batch_size
+    batches = plan(requests, size)
+    while batches:
+        batch = batches[0]
+        try:
+            results = run(batch)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if batch_size != "auto" or len(batch) == 1:
+                raise MemoryError(_remedies(len(batch), device, error)) from None
+            size = len(batch) // 2
+        else:
+            batches.pop(0)
+            yield from zip(batch, results, strict=True)
+            continue
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        batches = plan([request for batch in batches for request in batch], size)
+
+
+def _remedies(clips: int, device: torch.device, error: BaseException) -> str:
+    memory = ""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        memory = f", {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    cause = (str(error).splitlines() or [""])[0]
+    remedy = "a smaller batch_size, " if clips > 1 else ""
+    return (
+        f"memory: want room for a batch of {clips} on {device}{memory}, got: {cause}; "
+        f"try {remedy}dtype bfloat16, graph off, or a smaller preset"
+    )

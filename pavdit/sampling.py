@@ -1,0 +1,199 @@
+"""A batch's velocity: STDiT with its condition bound, and everything that no step changes computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pavdit.config import TASKS, FlowConfig
+from pavdit.flow.graph import CapturedStep, StepGraphs
+from pavdit.flow.sampler import Callback, sample
+from pavdit.flow.schedule import time_grid
+from pavdit.ops import guided_euler_step_
+from pavdit.stdit.model import Condition, Modulation, STDiT
+from pavdit.tasks import GIVEN, MADE_ALONE, STREAMS
+
+
+@dataclass(frozen=True, slots=True)
+class Captions:
+    """What a batch is conditioned on.
+
+    Attributes:
+        tokens: ``(B, N, D_text)``, N a bucket.
+        mask: ``(B, N)`` bool, True on tokens; None: all are.
+        known: False for the null caption in every row.
+    """
+
+    tokens: Tensor
+    mask: Tensor | None
+    known: bool
+
+
+class BoundVelocity:
+    """``velocity(latent, t, guided)`` of `pavdit.flow.sampler`, for one batch and the times of its steps.
+
+    Text keys and values of every block, adaLN tables of every step and the positions are computed here; a
+    step computes nothing that another step computes too.
+
+    Args:
+        stdit: the network.
+        captions: the batch's.
+        task: one of `pavdit.config.TASKS`.
+        fps: frames per second.
+        num_steps: of the sample; it may ask for every time of `time_grid(num_steps)`.
+        guided: whether a step may ask for both halves.
+    """
+
+    def __init__(
+        self, stdit: STDiT, captions: Captions, *, task: str, fps: float, num_steps: int, guided: bool
+    ) -> None:
+        self.stdit, self.captions = stdit, captions
+        times, device = time_grid(num_steps), captions.tokens.device
+        batch = captions.tokens.shape[0]
+        self._task = torch.full((1,), TASKS.index(task), device=device)
+        self._fps = torch.full((1,), float(fps), device=device)
+        self.single = self._prepare([not captions.known] * batch)
+        self.double = self._prepare([False] * batch + [True] * batch) if guided else self.single
+        is_clean = torch.tensor([[GIVEN.get(task) == stream for stream in STREAMS]], device=device)  # (1, 2)
+        moves = torch.tensor([[MADE_ALONE.get(task, stream) == stream for stream in STREAMS]], device=device)
+        # a stream that stays noise stays at t = 0
+        t = torch.tensor(times, dtype=torch.float32, device=device)[:, None] * moves  # (K, 2)
+        self._tables = stdit.modulate(t, is_clean.expand(len(times), -1), self.single.vector[:1])
+        self._row = {time: k for k, time in enumerate(times)}
+
+    def condition(self, guided: bool) -> Condition:
+        """Of the batch, or of the batch and then of its null captions."""
+        return self.double if guided else self.single
+
+    def modulation(self, t: float) -> Modulation:
+        """The adaLN tables of one of the times."""
+        return self._tables.row(self._row[t])
+
+    def __call__(self, latent: Tensor, t: float, guided: bool) -> Tensor:
+        return halves(self.stdit, latent, self.modulation(t), self.condition(guided), guided)
+
+    def _prepare(self, drop: list[bool]) -> Condition:
+        rows, copies = len(drop), len(drop) // self.captions.tokens.shape[0]
+        mask = self.captions.mask
+        return self.stdit.prepare(
+            self.captions.tokens.repeat(copies, 1, 1),
+            text_mask=None if mask is None else mask.repeat(copies, 1),
+            drop_text=torch.tensor(drop, device=self.captions.tokens.device),
+            task=self._task.expand(rows),
+            fps=self._fps.expand(rows),
+        )
+
+
+def halves(
+    stdit: STDiT, latent: Tensor, modulation: Modulation, condition: Condition, guided: bool
+) -> Tensor:
+    """The velocity of a batch, or where `guided` of its two halves in one pass."""
+    return stdit.velocity(torch.cat([latent, latent]) if guided else latent, modulation, condition)
+
+
+class GraphedSteps:
+    """Euler steps of a batch as replays of a captured graph: network, guidance, step and fold in one launch.
+
+    Args:
+        graphs: where captured steps live.
+        velocity: the batch's network with its condition.
+        latent: ``(B, C, G, rows, columns)`` float32, for its shape.
+        target: ``(G,)`` bool or None, as in `sample`.
+        guidance_scale: s.
+        reflect: as in `sample`.
+        key: all that decides which kernels run, besides the shapes.
+    """
+
+    def __init__(
+        self,
+        graphs: StepGraphs,
+        velocity: BoundVelocity,
+        latent: Tensor,
+        *,
+        target: Tensor | None,
+        guidance_scale: float,
+        reflect: bool,
+        key: Hashable,
+    ) -> None:
+        self.graphs, self.velocity, self.target, self.reflect = graphs, velocity, target, reflect
+        self.scale, self.key = guidance_scale, key
+        self._steps: dict[bool, CapturedStep] = {}
+
+    def __call__(self, latent: Tensor, t: float, dt: float, guided: bool) -> None:
+        """One step, in place."""
+        modulation = self.velocity.modulation(t)
+        step = self._steps.get(guided)
+        if step is None:
+            step = self._steps[guided] = self._bind(latent, modulation, guided)
+        step.load(latent=latent, tables=modulation.tables)
+        step.buffers["dt"].fill_(dt)
+        step.replay()
+        step.store("latent", latent)
+
+    def _bind(self, latent: Tensor, modulation: Modulation, guided: bool) -> CapturedStep:
+        """The graph for this batch's shapes, with what all its steps share loaded."""
+        condition = self.velocity.condition(guided)
+        inputs = {"latent": latent, "tables": modulation.tables}
+        inputs |= {f"kv{i}": pair for i, pair in enumerate(condition.keys_values)}
+        inputs |= {"positions": condition.positions, "dt": latent.new_zeros(())}
+        inputs["scale"] = latent.new_full((), self.scale)
+        if condition.bias is not None:
+            inputs["bias"] = condition.bias
+        if self.target is not None:
+            inputs["target"] = self.target
+        stdit, reflect, blocks = self.velocity.stdit, self.reflect, len(condition.keys_values)
+
+        def step(inputs: Mapping[str, Tensor]) -> None:
+            bound = replace(
+                condition,
+                keys_values=tuple(inputs[f"kv{i}"] for i in range(blocks)),
+                bias=inputs.get("bias"),
+                positions=inputs["positions"],
+            )
+            latent = inputs["latent"]
+            v = halves(stdit, latent, Modulation(inputs["tables"]), bound, guided)
+            guided_euler_step_(latent, v, inputs["dt"], inputs["scale"], inputs.get("target"), reflect)
+
+        shapes = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in inputs.items())
+        return self.graphs.get((self.key, guided, reflect, shapes), step, inputs)
+
+
+def sample_batch(
+    velocity: BoundVelocity,
+    noise: Tensor,
+    flow: FlowConfig,
+    *,
+    num_steps: int,
+    guidance_scale: float,
+    target: Tensor | None,
+    graphs: StepGraphs | None = None,
+    key: Hashable = None,
+    callback: Callback | None = None,
+) -> Tensor:
+    """`pavdit.flow.sampler.sample` as configured; with `graphs`, its Euler steps are graph replays."""
+    euler_step = None
+    if graphs is not None and flow.method == "euler":
+        euler_step = GraphedSteps(
+            graphs,
+            velocity,
+            noise,
+            target=target,
+            guidance_scale=guidance_scale,
+            reflect=flow.reflect,
+            key=key,
+        )
+    return sample(
+        velocity,
+        noise,
+        num_steps=num_steps,
+        guidance_scale=guidance_scale,
+        guidance_interval=flow.guidance_interval,
+        method=flow.method,
+        reflect=flow.reflect,
+        target=target,
+        callback=callback,
+        euler_step=euler_step,
+    )

@@ -1,0 +1,50 @@
+"""What a task is given, and what it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from pavdit.clip import Clip
+from pavdit.config import TASKS
+
+Stream = Literal["video", "audio"]
+
+GIVEN: dict[str, Stream] = {"v2a": "video", "a2v": "audio"}
+"""The stream that a task is given; its frames of P are clean."""
+
+MADE_ALONE: dict[str, Stream] = {"t2v": "video", "t2a": "audio"}
+"""The only stream that a task makes; the other one's frames of P stay noise."""
+
+STREAMS: tuple[Stream, ...] = ("video", "audio")
+
+
+def choose_task(task: str, video: Clip | None, audio: Clip | None) -> str:
+    """Make ``auto`` a task.
+
+    Raises:
+        ValueError: there is no such task, or it is given another stream than it wants.
+    """
+    if task == "auto":
+        if video is not None and audio is not None:
+            raise ValueError("task: want video or audio to be given, got both, and nothing is left to make")
+        task = "v2a" if video is not None else "a2v" if audio is not None else "t2av"
+    if task not in TASKS:
+        raise ValueError(f"task: want auto, {', '.join(TASKS)}, got {task!r}")
+    got = [name for name, clip in (("video", video), ("audio", audio)) if clip is not None]
+    want = [GIVEN[task]] if task in GIVEN else []
+    if got != want:
+        raise ValueError(f"task {task}: want {_names(want)} to be given, got {_names(got)}")
+    return task
+
+
+def _names(streams: Sequence[str]) -> str:
+    return " and ".join(streams) or "neither stream"
+
+
+def with_given(made: Clip, given: Clip | None, task: str, prompt: str | None) -> Clip:
+    """The clip that was made, with the given stream as it was given."""
+    frames = given.frames if given is not None and task == "v2a" else made.frames
+    wave = given.wave if given is not None and task == "a2v" else made.wave
+    return replace(made, frames=frames, wave=wave, label=prompt or "")
