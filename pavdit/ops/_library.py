@@ -118,6 +118,7 @@ _missing = {device: _load(device) for device in DEVICES}
 _native = {device: frozenset() if _missing[device] else _kernels(device) for device in DEVICES}
 _triton_missing = {device: _load_triton(device) for device in DEVICES}
 _triton_ops: frozenset[str] = frozenset()
+_from_torch: dict[tuple[str, str], str] = {}
 _check_required()
 
 
@@ -134,6 +135,22 @@ def serve_by_triton(op: str, call: Callable[..., object]) -> None:
         if not _triton_missing[device]:
             torch.library.impl(f"pavdit::{op}", device.upper(), call)
             _native[device] |= {op}
+
+
+def serve_by_torch(op: str, device: str, call: Callable[..., object], kernel: str) -> None:
+    """Let a fused kernel that comes with torch serve the raw op `op`; call once a device, after its schema.
+
+    Args:
+        op: name of the raw op.
+        device: ``cpu`` or ``cuda``.
+        call: its implementation.
+        kernel: whose it is, for ``pavdit doctor``.
+    """
+    if _use_reference:
+        return
+    torch.library.impl(f"pavdit::{op}", device.upper(), call)
+    _native[device] |= {op}
+    _from_torch[op, device] = kernel
 
 
 def native(op: str, *tensors: Tensor) -> bool:
@@ -213,6 +230,8 @@ def _status(op: str, device: str) -> OpStatus:
     if by_triton:
         interpreted = ", interpreted" if os.environ.get("TRITON_INTERPRET") == "1" else ""
         return OpStatus(op, device, "native", f"triton {sys.modules['triton'].__version__}{interpreted}")
+    if (op, device) in _from_torch:
+        return OpStatus(op, device, "native", _from_torch[op, device])
     facts = build_facts()
     detail = "" if facts is None else facts.cpu_capability() if device == "cpu" else facts.cuda_archs
     return OpStatus(op, device, "native", detail or "library loaded")

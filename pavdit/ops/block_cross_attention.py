@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pavdit.ops._attend import attend, attend_backward
 from pavdit.ops._checks import check_floating
-from pavdit.ops._library import BACKWARD, forbid_gradients
+from pavdit.ops._library import BACKWARD, forbid_gradients, register_fake
 from pavdit.ops.block_attention import check_block, from_blocks, served, to_blocks
 
 torch.library.define(
@@ -89,13 +89,13 @@ torch.library.impl(
 torch.library.impl(f"pavdit::block_cross_attention{BACKWARD}", "CompositeExplicitAutograd", _backward_raw)
 
 
-@torch.library.register_fake("pavdit::block_cross_attention")
+@register_fake("pavdit::block_cross_attention")
 def _(qkv_a: Tensor, qkv_b: Tensor, block: Sequence[int]) -> tuple[Tensor, Tensor]:
     shape = (*qkv_a.shape[:4], *qkv_a.shape[5:])
     return qkv_a.new_empty(shape), qkv_a.new_empty(shape)
 
 
-@torch.library.register_fake(f"pavdit::block_cross_attention{BACKWARD}")
+@register_fake(f"pavdit::block_cross_attention{BACKWARD}")
 def _(
     grad_a: Tensor, grad_b: Tensor, qkv_a: Tensor, qkv_b: Tensor, block: Sequence[int]
 ) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pavdit.ops._checks import check_floating
-from pavdit.ops._library import forbid_gradients
+from pavdit.ops._library import forbid_gradients, native, register_fake, serve_by_torch
 
 torch.library.define("pavdit::linear_gelu", "(Tensor x, Tensor weight, Tensor bias) -> Tensor")
 forbid_gradients("linear_gelu")
@@ -46,7 +46,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             f"{op}: want x (...,D), weight (hidden,D), bias (hidden,), "
             f"got {tuple(x.shape)}, {tuple(weight.shape)}, {tuple(bias.shape)}"
         )
-    if autocast or torch.is_grad_enabled():
+    if autocast or torch.is_grad_enabled() or not native("linear_gelu", x):
         return linear_gelu_reference(x, weight, bias)
     return torch.ops.pavdit.linear_gelu(x, weight, bias)
 
@@ -73,10 +73,10 @@ def _on_cuda(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 torch.library.impl("pavdit::linear_gelu", "CompositeExplicitAutograd", linear_gelu_reference)
-torch.library.impl("pavdit::linear_gelu", "CPU", _on_cpu)
-torch.library.impl("pavdit::linear_gelu", "CUDA", _on_cuda)
+serve_by_torch("linear_gelu", "cpu", _on_cpu, "oneDNN, bfloat16 only")
+serve_by_torch("linear_gelu", "cuda", _on_cuda, "cuBLASLt")
 
 
-@torch.library.register_fake("pavdit::linear_gelu")
+@register_fake("pavdit::linear_gelu")
 def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))

@@ -1,5 +1,4 @@
-"""multiscale_temporal_attention's CUDA kernels on the host: packed tiles, pairs of tiles, and the path for all
-else, by the op's own tests."""
+"""multiscale_temporal_attention's CUDA kernels on the host: packed tiles, pairs of tiles, and the last resort."""
 
 from __future__ import annotations
 
