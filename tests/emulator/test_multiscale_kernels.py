@@ -1,5 +1,5 @@
-"""multiscale_temporal_attention's CUDA kernels on the host: packed tiles, pairs of tiles, and the path for all
-else, by the op's own tests."""
+"""multiscale_temporal_attention's CUDA kernels on the host, by the op's own tests: packed tiles, pairs of tiles
+and the path for all else."""
 
 from __future__ import annotations
 
