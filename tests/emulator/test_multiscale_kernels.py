@@ -1,5 +1,4 @@
-"""multiscale_temporal_attention's CUDA kernels on the host, by the op's own tests: packed tiles, pairs of tiles
-and the path for all else."""
+"""multiscale_temporal_attention's CUDA kernels on the host: packed tiles, pairs of tiles, and all else."""
 
 from __future__ import annotations
 
