@@ -1,4 +1,4 @@
-"""multiscale_temporal_attention's CUDA kernels on the host: packed tiles, pairs of tiles, and the last resort."""
+"""multiscale_temporal_attention's CUDA kernels on the host: packed tiles, pairs of tiles, and all else."""
 
 from __future__ import annotations
 
