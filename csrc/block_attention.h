@@ -10,8 +10,9 @@
 //
 // Cost per problem of N tokens: forward reads 3 N E elements, writes N E, and does 4 N^2 E flops; backward
 // computes p again (nothing is saved but the inputs), reads 4 N E, writes 3 N E, 10 N^2 E flops. Rows are
-// read where they lie, so the seven passes over memory that a partition into blocks takes fall away. On a CPU
-// the arithmetic bounds it from about N = 8, on a GPU the memory up to N = 256.
+// read where they lie: the copies of q, k, v and out that a partition into blocks takes fall away. What
+// bounds it is memory at few tokens and arithmetic at many; csrc/cuda/block_attention.cu has the numbers for
+// a GPU.
 #pragma once
 
 #include <cstdint>
