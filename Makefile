@@ -35,6 +35,7 @@ bench: $(STAMP)
 
 kernels-check: $(STAMP)
 	$(PY) tools/kernels_check.py
+	$(PY) tools/triton_check.py
 
 # For a machine with a CUDA device and its own torch: installs nothing, uses the libraries that lie in pavdit/.
 # PART=tests or PART=ops; both without PART.

@@ -20,7 +20,7 @@ void forward(const AdalnShape& shape, const T* x, Modulation shift, Modulation s
     }
     const T* row = x + r * width;
     forward_row([&](auto v, int64_t i) { return load<decltype(v)>(row + i); }, width, gain, offset, eps,
-                out + r * width, stats + 2 * r, scratch + 2 * width);
+                out + r * width, stats + 2 * r, scratch + 2 * width, row + width);
   }
 }
 

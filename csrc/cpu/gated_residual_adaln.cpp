@@ -34,7 +34,7 @@ void forward(const AdalnShape& shape, const GatedResidualAdaln& call, float* scr
       return load<V>(residual + i);  // the norm is of the rounded value
     };
     forward_row(close, width, gain, offset, call.eps, static_cast<T*>(call.modulated) + r * width,
-                call.stats + 2 * r, scratch + 3 * width);
+                call.stats + 2 * r, scratch + 3 * width, x + width);
   }
 }
 

@@ -51,19 +51,28 @@ __device__ __forceinline__ const M* modulation_row(const AdalnShape& shape, cons
 template <int kPacks, int kV>
 __device__ __forceinline__ float2 centre(float (&row)[kPacks][kV], float sum, int lane, int width,
                                          float eps) {
-  const float mean = warp_sum(sum) / float(width);
-  float squares = 0.0f;
+  const float about = warp_sum(sum) / float(width);
+  float centred = 0.0f, squares = 0.0f;
 #pragma unroll
   for (int p = 0; p < kPacks; ++p) {
     if ((p * kWarp + lane) * kV < width) {
 #pragma unroll
       for (int i = 0; i < kV; ++i) {
-        row[p][i] -= mean;
+        row[p][i] -= about;
+        centred += row[p][i];
         squares += row[p][i] * row[p][i];
       }
     }
   }
-  return make_float2(mean, rsqrtf(warp_sum(squares) / float(width) + eps));
+  // What rounding left of the mean; beside a mean far above the spread it is not small.
+  const float rest = warp_sum(centred) / float(width);
+#pragma unroll
+  for (int p = 0; p < kPacks; ++p) {
+#pragma unroll
+    for (int i = 0; i < kV; ++i) row[p][i] -= rest;
+  }
+  const float variance = warp_sum(squares) / float(width) - rest * rest;  // below 0 by rounding alone
+  return make_float2(about + rest, rsqrtf((variance < 0.0f ? 0.0f : variance) + eps));
 }
 
 // out = row * rstd * (1 + scale) + shift, of a centred row.
@@ -156,18 +165,21 @@ __device__ __forceinline__ float2 modulate_any(const T* row,  // [D]
                                                const M* __restrict__ shift,  // [D]
                                                int64_t width, float eps, float* warp_sums,
                                                T* __restrict__ out) {  // [D]
-  const float mean = block_sum<kThreads>(sum, warp_sums) / float(width);
-  float squares = 0.0f;
+  const float about = block_sum<kThreads>(sum, warp_sums) / float(width);
+  float centred = 0.0f, squares = 0.0f;
   for (int64_t i = threadIdx.x; i < width; i += kThreads) {
-    const float centred = to_float(row[i]) - mean;
-    squares += centred * centred;
+    const float value = to_float(row[i]) - about;
+    centred += value;
+    squares += value * value;
   }
-  const float rstd = rsqrtf(block_sum<kThreads>(squares, warp_sums) / float(width) + eps);
+  const float rest = block_sum<kThreads>(centred, warp_sums) / float(width);  // as in `centre`
+  const float variance = block_sum<kThreads>(squares, warp_sums) / float(width) - rest * rest;
+  const float rstd = rsqrtf((variance < 0.0f ? 0.0f : variance) + eps);
   for (int64_t i = threadIdx.x; i < width; i += kThreads) {
-    const float xhat = (to_float(row[i]) - mean) * rstd;
+    const float xhat = (to_float(row[i]) - about - rest) * rstd;
     out[i] = from_float<T>(xhat * (1.0f + to_float(scale[i])) + to_float(shift[i]));
   }
-  return make_float2(mean, rstd);
+  return make_float2(about + rest, rstd);
 }
 
 // As read_gradient, but dshift and dscale lie in memory and nothing of the row is kept.

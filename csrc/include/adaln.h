@@ -37,29 +37,35 @@ inline void read_modulation(const AdalnShape& shape, Modulation m, int64_t group
   });
 }
 
-// source(V{}, i) gives the columns of the row from i on, and is asked once for each.
+// source(V{}, i) gives the columns of the row from i on, and is asked once for each. `ahead` is where the
+// next row will be read.
 template <typename T, typename Source>
 inline __attribute__((always_inline)) void forward_row(Source source, int64_t width, const float* gain,
                                                        const float* shift, float eps, T* out, float* stats,
-                                                       float* row) {
+                                                       float* row, const T* ahead) {
   Sum sum;
   over_columns(width, [&](auto v, int slot, int64_t i) {
     const auto value = source(v, i);
     store(row + i, value);  // so that the 16-bit types are converted once
     sum.add(slot, value);
   });
-  const float mean = sum.total() / float(width);
-  Sum squares;  // a second pass over the row in cache: E[x^2] - mean^2 would cancel
+  const float about = sum.total() / float(width);
+  Sum centred, squares;  // a second pass over the row in cache: E[x^2] - mean^2 would cancel
   over_columns(width, [&](auto v, int slot, int64_t i) {
-    const auto centred = load<decltype(v)>(row + i) - mean;
-    squares.add(slot, centred * centred);
+    __builtin_prefetch(ahead + i);  // this row is in cache now, the next one is not
+    const auto value = load<decltype(v)>(row + i) - about;
+    centred.add(slot, value);
+    squares.add(slot, value * value);
   });
-  const float rstd = 1.0f / __builtin_sqrtf(squares.total() / float(width) + eps);
+  // What rounding left of the mean; beside a mean far above the spread it is not small.
+  const float rest = centred.total() / float(width);
+  const float variance = squares.total() / float(width) - rest * rest;  // below 0 by rounding alone
+  const float rstd = 1.0f / __builtin_sqrtf((variance < 0.0f ? 0.0f : variance) + eps);
   over_columns(width, [&](auto v, int, int64_t i) {
     using V = decltype(v);
-    store(out + i, (load<V>(row + i) - mean) * rstd * load<V>(gain + i) + load<V>(shift + i));
+    store(out + i, (load<V>(row + i) - about - rest) * rstd * load<V>(gain + i) + load<V>(shift + i));
   });
-  stats[0] = mean;
+  stats[0] = about + rest;
   stats[1] = rstd;
 }
 

@@ -89,6 +89,29 @@ class MDSA(nn.Module):
             None if z_a is None else self.audio_to_latent(z_a),
         )
 
+    def encode_both_ways(
+        self, video: Tensor, audio: Tensor
+    ) -> tuple[tuple[Posterior, Posterior], tuple[Posterior, Posterior]]:
+        """What `encode` gives for both streams together and for each alone, each encoder run once.
+
+        Args:
+            video: ``(B, 3, T, H, W)``.
+            audio: ``(B, 1, T, M, L)``.
+
+        Returns:
+            Joint posteriors and single-stream posteriors, each (video, audio).
+
+        Raises:
+            ValueError: a shape is not the model's.
+        """
+        self._check_inputs(video, audio)
+        z_v, z_a = self.video_encoder(video), self.audio_encoder(audio)
+        alone = self.video_to_latent(z_v), self.audio_to_latent(z_a)
+        if self.gcm_attn is None:
+            return alone, alone
+        z_v, z_a = self.gcm_attn(z_v, z_a)
+        return (self.video_to_latent(z_v), self.audio_to_latent(z_a)), alone
+
     def decode(
         self,
         video: Planes | None,

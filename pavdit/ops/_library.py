@@ -1,16 +1,23 @@
 """Load the native libraries and say which implementation serves an op.
 
+C++ and CUDA kernels register themselves when their library is loaded; a Triton kernel is registered by its
+op's file, through `serve_by_triton`.
+
 Environment, read once at import:
 
 - ``PAVDIT_KERNELS=auto|reference``: ``reference`` loads no library, so every op runs in plain PyTorch.
 - ``PAVDIT_REQUIRE_KERNELS=cpu|cuda`` (or both, with a comma): a library that cannot be used is an error, not
   a fallback. For tests, where a silent fallback would pass.
+- ``TRITON_INTERPRET=1`` (Triton's own): Triton kernels run on the CPU, slowly. For tests.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -58,6 +65,33 @@ def _load(device: str) -> str:
     return ""
 
 
+def _load_triton(device: str) -> str:
+    """Import Triton where its kernels can run on `device`; return why they cannot, or an empty string."""
+    if _use_reference:
+        return "PAVDIT_KERNELS=reference"
+    if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "its kernel is written in Triton, for CUDA"
+    if device == "cuda" and torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    try:
+        importlib.import_module("triton")
+        _find_triton_kernels()
+    except ImportError as fault:
+        return f"Triton kernels do not import: {fault}"
+    return ""
+
+
+def _find_triton_kernels() -> None:
+    """Import ``pavdit.kernels``; in a source tree that is not installed it lies beside the package."""
+    if importlib.util.find_spec("pavdit.kernels") is None:
+        path = Path(__file__).parents[2] / "kernels" / "__init__.py"
+        spec = importlib.util.spec_from_file_location("pavdit.kernels", path)
+        if not path.is_file() or spec is None or spec.loader is None:
+            raise ImportError(f"no pavdit.kernels, and {path} is missing")
+        sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[spec.name])
+
+
 def _kernels(device: str) -> frozenset[str]:
     """Return the ops of this package that have a kernel of their own for `device`."""
     names = torch._C._dispatch_get_registrations_for_dispatch_key(device.upper())
@@ -66,7 +100,7 @@ def _kernels(device: str) -> frozenset[str]:
 
 def _check_required() -> None:
     for device in sorted(_required):
-        why_not = _missing[device]
+        why_not = _missing[device] or (_triton_missing[device] if device == "cuda" else "")
         if not why_not and device == "cuda" and not torch.cuda.is_available():
             why_not = "torch finds no CUDA device"
         if why_not:
@@ -79,7 +113,24 @@ _use_reference = "reference" in _words("PAVDIT_KERNELS", ("auto", "reference"), 
 _required = _words("PAVDIT_REQUIRE_KERNELS", DEVICES, "")
 _missing = {device: _load(device) for device in DEVICES}
 _native = {device: frozenset() if _missing[device] else _kernels(device) for device in DEVICES}
+_triton_missing = {device: _load_triton(device) for device in DEVICES}
+_triton_ops: frozenset[str] = frozenset()
 _check_required()
+
+
+def serve_by_triton(op: str, call: Callable[..., object]) -> None:
+    """Let a Triton kernel serve the raw op `op` wherever Triton runs; call once, after its schema.
+
+    Args:
+        op: name of the raw op.
+        call: its implementation; imports ``pavdit.kernels.<op>`` when called, not before.
+    """
+    global _triton_ops
+    _triton_ops |= {op}
+    for device in DEVICES:
+        if not _triton_missing[device]:
+            torch.library.impl(f"pavdit::{op}", device.upper(), call)
+            _native[device] |= {op}
 
 
 def native(op: str, *tensors: Tensor) -> bool:
@@ -116,12 +167,16 @@ def build_facts() -> ModuleType | None:
 
 
 def _status(op: str, device: str) -> OpStatus:
-    if op in _native[device]:
-        facts = build_facts()
-        detail = "" if facts is None else facts.cpu_capability() if device == "cpu" else facts.cuda_archs
-        return OpStatus(op, device, "native", detail or "library loaded")
-    why = _missing[device] or "no native kernel for this op"
-    return OpStatus(op, device, "reference", why)
+    by_triton = op in _triton_ops
+    if op not in _native[device]:
+        why = _triton_missing[device] if by_triton else _missing[device]
+        return OpStatus(op, device, "reference", why or "no native kernel for this op")
+    if by_triton:
+        interpreted = ", interpreted" if os.environ.get("TRITON_INTERPRET") == "1" else ""
+        return OpStatus(op, device, "native", f"triton {sys.modules['triton'].__version__}{interpreted}")
+    facts = build_facts()
+    detail = "" if facts is None else facts.cpu_capability() if device == "cpu" else facts.cuda_archs
+    return OpStatus(op, device, "native", detail or "library loaded")
 
 
 def report() -> list[OpStatus]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pavdit.ops._checks import FLOATING, refuse_gradients
+from pavdit.ops._library import native, serve_by_triton
 
 torch.library.define(
     "pavdit::guided_euler_step_",
@@ -87,6 +88,25 @@ def guided_euler_step_(
         ValueError: a shape or a device does not fit.
         TypeError: a dtype or a type is none of the above.
     """
+    _check(latent, velocity, dt, guidance_scale, target)
+    numbers = [t for t in (latent, velocity, dt, guidance_scale) if isinstance(t, Tensor)]
+    wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in numbers)
+    if wants_gradient or not native("guided_euler_step_", latent, velocity):
+        return latent.copy_(
+            guided_euler_step_reference(latent, velocity, dt, guidance_scale, target, reflect)
+        )
+    dt, guidance_scale = _on_device(dt, latent), _on_device(guidance_scale, latent)
+    torch.ops.pavdit.guided_euler_step_(latent, velocity, dt, guidance_scale, target, reflect)
+    return latent
+
+
+def _check(
+    latent: Tensor,
+    velocity: Tensor,
+    dt: float | Tensor,
+    guidance_scale: float | Tensor,
+    target: Tensor | None,
+) -> None:
     op = "guided_euler_step_"
     if not isinstance(latent, Tensor) or latent.dtype != torch.float32:
         got = latent.dtype if isinstance(latent, Tensor) else type(latent).__name__
@@ -116,7 +136,6 @@ def guided_euler_step_(
             raise ValueError(
                 f"{op}: want target ({frames},) or ({batch}, {frames}), got {tuple(target.shape)}"
             )
-    return latent.copy_(guided_euler_step_reference(latent, velocity, dt, guidance_scale, target, reflect))
 
 
 def _check_scalar(op: str, name: str, value: float | Tensor, device: torch.device) -> None:
@@ -132,6 +151,13 @@ def _check_scalar(op: str, name: str, value: float | Tensor, device: torch.devic
     if value.device != device:
         # a 0-d CPU tensor would be read when the step is launched, not when a captured step is replayed
         raise ValueError(f"{op}: want {name} on {device}, got {value.device}")
+
+
+def _on_device(value: float | Tensor, like: Tensor) -> Tensor:
+    """A number as the kernel reads it, ``()`` float32; a tensor goes without a look from the host."""
+    if isinstance(value, Tensor):
+        return value.to(torch.float32)
+    return torch.full((), value, dtype=torch.float32, device=like.device)
 
 
 def guided_euler_step_reference(
@@ -159,10 +185,27 @@ def _raw(
     latent: Tensor, velocity: Tensor, dt: Tensor, guidance_scale: Tensor, target: Tensor | None, reflect: bool
 ) -> None:
     refuse_gradients("guided_euler_step_", latent, velocity, dt, guidance_scale)
+    _check(latent, velocity, dt, guidance_scale, target)
     latent.copy_(guided_euler_step_reference(latent, velocity, dt, guidance_scale, target, reflect))
 
 
+def _triton(
+    latent: Tensor, velocity: Tensor, dt: Tensor, guidance_scale: Tensor, target: Tensor | None, reflect: bool
+) -> None:
+    from pavdit.kernels.guided_euler_step import guided_euler_step
+
+    refuse_gradients("guided_euler_step_", latent, velocity, dt, guidance_scale)
+    _check(latent, velocity, dt, guidance_scale, target)
+    dense = latent.contiguous()
+    numbers = [_on_device(number, latent) for number in (dt, guidance_scale)]
+    mask = None if target is None else target.contiguous()
+    guided_euler_step(dense, velocity.contiguous(), *numbers, mask, reflect)
+    if dense is not latent:
+        latent.copy_(dense)
+
+
 torch.library.impl("pavdit::guided_euler_step_", "CompositeExplicitAutograd", _raw)
+serve_by_triton("guided_euler_step_", _triton)
 
 
 @torch.library.register_fake("pavdit::guided_euler_step_")

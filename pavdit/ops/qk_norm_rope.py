@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from pavdit.ops._checks import check_floating, check_norm_and_rope
-from pavdit.ops._library import forbid_gradients
+from pavdit.ops._library import forbid_gradients, native, serve_by_triton
 
 NORM_EPS = 1e-6
+MAX_WIDTH = 128
+"""Head width up to which `make kernels-check` compiles the native kernel."""
 
 torch.library.define(
     "pavdit::qk_norm_rope", "(Tensor qkv, Tensor q_weight, Tensor k_weight, Tensor? rope) -> Tensor"
 )
+torch.library.define(
+    "pavdit::qk_norm_rope_backward",
+    "(Tensor grad, Tensor qkv, Tensor q_weight, Tensor k_weight, Tensor? rope)"
+    " -> (Tensor dqkv, Tensor dq_weight, Tensor dk_weight)",
+)
 forbid_gradients("qk_norm_rope")
+forbid_gradients("qk_norm_rope_backward")
 
 
 def qk_norm_rope(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None = None) -> Tensor:
@@ -38,13 +48,27 @@ def qk_norm_rope(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor |
         ValueError: a shape or a device does not fit, or E is odd with `rope`.
         TypeError: a dtype is none of the above.
     """
+    _check(qkv, q_weight, k_weight, rope)
+    # the kernel has no gradient for rope
+    if not _served(qkv) or (rope is not None and rope.requires_grad and torch.is_grad_enabled()):
+        return qk_norm_rope_reference(qkv, q_weight, k_weight, rope)
+    if torch.is_grad_enabled():
+        return _QkNormRope.apply(qkv, q_weight, k_weight, rope)
+    return torch.ops.pavdit.qk_norm_rope(qkv, q_weight, k_weight, rope)
+
+
+def _check(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None) -> None:
     check_floating("qk_norm_rope", qkv=qkv)
     if qkv.ndim < 4 or qkv.shape[-3] != 3 or qkv.shape[-1] == 0:
         raise ValueError(f"qk_norm_rope: want qkv (...,N,3,A,E), got {tuple(qkv.shape)}")
     if q_weight is None or k_weight is None:
         raise TypeError("qk_norm_rope: want q_weight and k_weight tensors, got None")
     check_norm_and_rope("qk_norm_rope", qkv, qkv.shape[-4], q_weight, k_weight, rope)
-    return qk_norm_rope_reference(qkv, q_weight, k_weight, rope)
+
+
+def _served(qkv: Tensor) -> bool:
+    """Whether the Triton kernel takes this width and dtype."""
+    return native("qk_norm_rope", qkv) and qkv.shape[-1] <= MAX_WIDTH
 
 
 def qk_norm_rope_reference(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None) -> Tensor:
@@ -99,9 +123,85 @@ def _rotate(y: Tensor, rope: Tensor) -> Tensor:
     return torch.view_as_real(turned).flatten(-2)
 
 
-torch.library.impl("pavdit::qk_norm_rope", "CompositeExplicitAutograd", qk_norm_rope_reference)
+def _forward_raw(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None) -> Tensor:
+    _check(qkv, q_weight, k_weight, rope)
+    return qk_norm_rope_reference(qkv, q_weight, k_weight, rope)
+
+
+def _check_grad(grad: Tensor, qkv: Tensor) -> None:
+    op = "qk_norm_rope_backward"
+    check_floating(op, qkv=qkv, grad=grad)
+    if grad.shape != qkv.shape:
+        raise ValueError(f"{op}: want grad {tuple(qkv.shape)} as qkv, got {tuple(grad.shape)}")
+
+
+def _backward_raw(
+    grad: Tensor, qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check(qkv, q_weight, k_weight, rope)
+    _check_grad(grad, qkv)
+    q, k, _ = qkv.unbind(-3)  # (..., N, A, E)
+    dq, dk, dv = grad.to(torch.promote_types(grad.dtype, torch.float32)).unbind(-3)
+    dq, dq_weight = norm_and_rotate_backward(dq, q, q_weight, rope)
+    dk, dk_weight = norm_and_rotate_backward(dk, k, k_weight, rope)
+    assert dq_weight is not None and dk_weight is not None  # noqa: S101 - both weights are given
+    dqkv = torch.stack((dq, dk, dv), dim=-3).to(qkv.dtype)
+    return dqkv, dq_weight.to(q_weight.dtype), dk_weight.to(k_weight.dtype)
+
+
+def _triton(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None) -> Tensor:
+    from pavdit.kernels.qk_norm_rope import qk_norm_rope as kernel
+
+    _check(qkv, q_weight, k_weight, rope)
+    if not _served(qkv):
+        return qk_norm_rope_reference(qkv, q_weight, k_weight, rope)
+    return kernel(qkv, *_dense(q_weight, k_weight, rope))
+
+
+def _triton_backward(
+    grad: Tensor, qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    from pavdit.kernels.qk_norm_rope import qk_norm_rope_backward as kernel
+
+    _check(qkv, q_weight, k_weight, rope)
+    _check_grad(grad, qkv)
+    if not _served(qkv):
+        return _backward_raw(grad, qkv, q_weight, k_weight, rope)
+    return kernel(grad.contiguous(), qkv, *_dense(q_weight, k_weight, rope))
+
+
+def _dense(*tensors: Tensor | None) -> list[Tensor | None]:
+    return [None if t is None else t.contiguous() for t in tensors]
+
+
+torch.library.impl("pavdit::qk_norm_rope", "CompositeExplicitAutograd", _forward_raw)
+torch.library.impl("pavdit::qk_norm_rope_backward", "CompositeExplicitAutograd", _backward_raw)
+serve_by_triton("qk_norm_rope", _triton)
+serve_by_triton("qk_norm_rope_backward", _triton_backward)
 
 
 @torch.library.register_fake("pavdit::qk_norm_rope")
 def _(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None) -> Tensor:
     return qkv.new_empty(qkv.shape)
+
+
+@torch.library.register_fake("pavdit::qk_norm_rope_backward")
+def _(
+    grad: Tensor, qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    dense = (t.new_empty(t.shape) for t in (qkv, q_weight, k_weight))
+    dqkv, dq_weight, dk_weight = dense
+    return dqkv, dq_weight, dk_weight
+
+
+class _QkNormRope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None) -> Tensor:
+        ctx.save_for_backward(qkv, q_weight, k_weight, rope)
+        return torch.ops.pavdit.qk_norm_rope(qkv, q_weight, k_weight, rope)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        dqkv, dq_weight, dk_weight = torch.ops.pavdit.qk_norm_rope_backward(grad, *ctx.saved_tensors)
+        return dqkv, dq_weight, dk_weight, None

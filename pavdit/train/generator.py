@@ -51,14 +51,13 @@ def encode_clips(mdsa: MDSA, clips: Clips, config: ModelConfig, device: torch.de
         DataError: a clip cannot be read.
     """
     layout = PlaneLayout.choose(config.grid, config.stdit.layout)
-    joint, alone = [], []
+    joint: list[Tensor] = []
+    alone: list[Tensor] = []
     labels: list[str] = []
     for examples in in_order(clips, ENCODING_BATCH, config, device):
-        video, mel = examples.video, examples.mel
-        together = [q.mode() for q in mdsa.encode(video, mel) if q is not None]
-        each = (*mdsa.encode(video, None), *mdsa.encode(None, mel))
-        joint.append(layout.stack(*together).cpu())
-        alone.append(layout.stack(*(q.mode() for q in each if q is not None)).cpu())
+        both_ways = mdsa.encode_both_ways(examples.video, examples.mel)
+        for rows, (video, audio) in zip((joint, alone), both_ways, strict=True):
+            rows.append(layout.stack(video.mode(), audio.mode()).cpu())
         labels.extend(examples.labels)
     return Latents(torch.cat(joint), torch.cat(alone), tuple(labels))
 

@@ -41,6 +41,11 @@ def test_adaln_modulate_accuracy(name: str, dtype: str) -> None:
     test_adaln_modulate.test_accuracy(name, dtype, "same", "cpu")
 
 
+@pytest.mark.parametrize("width", [7, 40, 1152])
+def test_adaln_modulate_far_from_zero(width: int) -> None:
+    test_adaln_modulate.test_rows_far_from_zero(width, "cpu")
+
+
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("name", GATED)
 def test_gated_residual_adaln_accuracy(name: str, dtype: str) -> None:

@@ -150,6 +150,21 @@ def test_batch_of_two_is_two_batches_of_one(model: MDSA, streams: Streams) -> No
     assert_batch_of_two(together.audio, torch.cat([one.audio for one in apart]), what="audio")
 
 
+@pytest.mark.parametrize("gcm_attn", [True, False])
+def test_both_ways_of_encoding_are_what_encode_gives(
+    gcm_attn: bool, system: Config, streams: Streams
+) -> None:
+    model = MDSA(system(gcm_attn=gcm_attn)).eval()
+    with torch.no_grad():
+        joint, alone = model.encode_both_ways(*streams)
+        want_joint = model.encode(*streams)
+        want_alone = model.encode(streams[0], None)[0], model.encode(None, streams[1])[1]
+    for got, want in zip((*joint, *alone), (*want_joint, *want_alone), strict=True):
+        assert want is not None
+        for name in ("hw", "tw", "th"):
+            assert torch.equal(getattr(got.mode(), name), getattr(want.mode(), name))
+
+
 def test_saved_weights_give_the_same_clip(
     model: MDSA, system: Config, streams: Streams, tmp_path: Path
 ) -> None:

@@ -119,7 +119,7 @@ Inputs = tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]
 
 
 def draw_case(case: Case, dtype: torch.dtype, modulation: torch.dtype, device: str) -> Inputs:
-    """Draw x, y, gate, shift and scale in the layout of the case; every row has a spread of its own."""
+    """Draw x, y, gate, shift and scale in the layout of the case; rows differ in mean and spread."""
     generator = torch.Generator().manual_seed(7)
 
     def normal(*shape: int) -> Tensor:
@@ -136,7 +136,9 @@ def draw_case(case: Case, dtype: torch.dtype, modulation: torch.dtype, device: s
         return torch.cat([t.flatten()[:1], t.flatten()])[1:].view_as(t) if case.layout == "unaligned" else t
 
     shape = (case.batch, case.frames, case.tokens, case.width)
-    x, y = ((normal(*shape) * (1 + normal(*shape[:3], 1).abs())).to(dtype).to(device) for _ in range(2))
+    x, y = (normal(*shape) * (1 + normal(*shape[:3], 1).abs()) for _ in range(2))
+    x = x + 30 * normal(*shape[:3], 1)
+    x, y = x.to(dtype).to(device), y.to(dtype).to(device)
     if case.layout == "strided":
         x, y = (t.transpose(1, 2).contiguous().transpose(1, 2) for t in (x, y))
     gate = None if case.gate_groups is None else table(case.gate_batch, case.gate_groups)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import os
 import subprocess
 import sys
@@ -127,6 +129,63 @@ def test_capability_is_only_lowered(capability: str) -> None:
     assert used == min(
         capability, facts.cpu_capability(), key=["baseline", "avx2", "avx512", "avx512bf16"].index
     )
+
+
+TRITON_PROBE = """
+import sys
+import torch
+torch.version.cuda = {cuda}
+import pavdit.ops
+from pavdit.ops import _library
+early = "pavdit.kernels.qk_norm_rope" in sys.modules
+status = next(s for s in _library.report() if s.op == "qk_norm_rope" and s.device == {device!r})
+print(status.implementation, status.reason, early, sep=" | ")
+"""
+
+
+def triton_status(device: str, cuda: str | None, **environment: str) -> str:
+    """What serves a Triton op in a fresh process, where torch says that it was built with `cuda`."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PAVDIT_", "TRITON_"))}
+    probe = TRITON_PROBE.format(cuda=repr(cuda), device=device)
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", probe],
+        env=kept | environment,
+        cwd=PACKAGE.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout.strip()
+
+
+@pytest.fixture
+def has_triton() -> None:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed")
+
+
+@pytest.mark.usefixtures("has_triton")
+def test_triton_serves_where_torch_has_cuda() -> None:
+    version = importlib.metadata.version("triton")
+    assert triton_status("cuda", "13.0") == f"native | triton {version} | False"
+
+
+@pytest.mark.usefixtures("has_triton")
+def test_triton_serves_the_cpu_interpreted() -> None:
+    version = importlib.metadata.version("triton")
+    assert (
+        triton_status("cpu", None, TRITON_INTERPRET="1") == f"native | triton {version}, interpreted | False"
+    )
+
+
+def test_triton_says_why_it_does_not_serve(tmp_path: Path) -> None:
+    assert "built without CUDA" in triton_status("cuda", None)
+    assert triton_status("cpu", None).startswith("reference | its kernel is written in Triton, for CUDA")
+    reference = triton_status("cuda", "13.0", PAVDIT_KERNELS="reference")
+    assert reference.startswith("reference | PAVDIT_KERNELS=reference")
+    (tmp_path / "triton.py").write_text("raise ImportError('no libcuda')")
+    broken = triton_status("cuda", "13.0", PYTHONPATH=f"{tmp_path}{os.pathsep}{PACKAGE.parent}")
+    assert broken.startswith("reference | Triton kernels do not import: no libcuda")
 
 
 def test_report_names_every_public_op_on_every_device() -> None:
