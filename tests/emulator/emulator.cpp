@@ -59,6 +59,7 @@ const std::function<void()>* running;
 unsigned char* shared_end;
 size_t shared_size;
 std::string fault;
+unsigned long launches;
 
 void suspend(State state) {
   Fiber* self = current;
@@ -154,6 +155,10 @@ void* dynamic_shared() {
   return shared_end - shared_size;
 }
 
+extern "C" unsigned long emulator_launches() {
+  return launches;
+}
+
 void launch(unsigned blocks, unsigned threads, size_t shared_bytes, const std::function<void()>& kernel) {
   if (blocks == 0 || threads == 0 || threads > kMaxThreads || threads % kWarp != 0 ||
       shared_bytes > kSharedBytes) {
@@ -170,6 +175,7 @@ void launch(unsigned blocks, unsigned threads, size_t shared_bytes, const std::f
   shared_end = shared + kSharedBytes;
   shared_size = (shared_bytes + 15) / 16 * 16;
   running = &kernel;
+  ++launches;
   grid_size = {blocks, 1, 1};
   block_size = {threads, 1, 1};
   for (unsigned block = 0; block < blocks && fault.empty(); ++block) {

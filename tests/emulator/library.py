@@ -11,6 +11,7 @@ beyond a tensor::
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import hashlib
 import os
@@ -103,6 +104,14 @@ def cuda_ops() -> tuple[str, ...]:
 
 
 @functools.cache
+def library() -> ctypes.CDLL:
+    """Every op of CMake's list; `emulator_launches()` counts what its kernels did."""
+    csrc = ROOT / "csrc"
+    sources = [csrc / folder for op in cuda_ops() for folder in (f"cuda/{op}.cu", f"ops_cuda/{op}.cpp")]
+    return ctypes.CDLL(str(build(sources)))
+
+
+@functools.cache
 def load() -> frozenset[str]:
     """Build everything, register it as `pavdit_emulated::<op>` and return the names, forward and backward."""
     for name in torch._C._dispatch_get_all_op_names():
@@ -110,9 +119,7 @@ def load() -> frozenset[str]:
         if name.startswith("pavdit::") and not overload:
             schema = str(getattr(torch.ops.pavdit, op).default._schema)
             torch.library.define(f"pavdit_emulated::{op}", schema[schema.index("(") :])
-    csrc = ROOT / "csrc"
-    sources = [csrc / folder for op in cuda_ops() for folder in (f"cuda/{op}.cu", f"ops_cuda/{op}.cpp")]
-    torch.ops.load_library(str(build(sources)))
+    library()
     names = torch._C._dispatch_get_registrations_for_dispatch_key("CPU")
     return frozenset(n.partition("::")[2] for n in names if n.startswith("pavdit_emulated::"))
 
@@ -121,15 +128,15 @@ def load() -> frozenset[str]:
 def emulated_cuda() -> Iterator[None]:
     """Inside, CPU tensors take the emulated CUDA kernels of every op that has them."""
     names = load()
-    library = torch.library.Library("pavdit", "IMPL")
+    overrides = torch.library.Library("pavdit", "IMPL")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a kernel is overridden is the point
         for name in names:
-            library.impl(name, getattr(torch.ops.pavdit_emulated, name).default, "CPU", allow_override=True)
+            overrides.impl(name, getattr(torch.ops.pavdit_emulated, name).default, "CPU", allow_override=True)
     before = _library._native["cpu"]
     _library._native["cpu"] = before | names
     try:
         yield
     finally:
         _library._native["cpu"] = before
-        library._destroy()
+        overrides._destroy()

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from emulator.library import library
 from ops import test_adaln_modulate, test_axis_attention, test_gated_residual_adaln
 from ops.test_axis_attention import CALLS, LOW, Call, assert_as_good_as, draw, inputs_of
 from torch import Tensor
 
-from pavdit.ops import axis_attention, axis_query_attention
-from pavdit.ops._library import native
+from pavdit.ops import adaln_modulate, axis_attention, axis_query_attention, gated_residual_adaln
 from pavdit.ops.axis_attention import axis_attention_reference, axis_query_attention_reference
 
 ADALN = ["one", "ragged", "shared-batch", "strided", "unaligned", "no-tokens", "no-rows-shared"]
@@ -29,16 +29,28 @@ AXIS_CALLS = {name: call for name, call in CALLS.items() if name != "70000-probl
 }
 
 
-@pytest.mark.parametrize("op", ["adaln_modulate", "gated_residual_adaln", "axis_attention"])
-def test_the_emulator_serves(op: str) -> None:
-    assert native(op, torch.empty(0))
-    assert op in str(torch._C._dispatch_dump(f"pavdit_emulated::{op}"))
+def test_the_emulator_serves() -> None:
+    x, m, qkv = torch.randn(1, 2, 3, 8), torch.randn(1, 1, 8), torch.randn(2, 4, 3, 2, 8)
+    for run in (
+        lambda: adaln_modulate(x, m, m),
+        lambda: gated_residual_adaln(x, x, m, m, m),
+        lambda: axis_attention(qkv, 1),
+        lambda: axis_query_attention(qkv[:, :1, :1], qkv[:, :, 1:], 1),
+    ):
+        before = library().emulator_launches()
+        run()
+        assert library().emulator_launches() > before
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("name", ADALN)
 def test_adaln_modulate_accuracy(name: str, dtype: str) -> None:
     test_adaln_modulate.test_accuracy(name, dtype, "same", "cpu")
+
+
+@pytest.mark.parametrize("width", [7, 40, 1152])
+def test_adaln_modulate_far_from_zero(width: int) -> None:
+    test_adaln_modulate.test_rows_far_from_zero(width, "cpu")
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
