@@ -36,7 +36,8 @@ def check_number(op: str, name: str, value: object, kind: type = float) -> None:
 
 
 def check_writable(op: str, name: str, tensor: Tensor) -> None:
-    """`tensor` may be written in place: no two elements share memory, and no gradient starts at it.
+    """`tensor` may be written in place: no two elements share memory, none is negated lazily, and no gradient
+    starts at it.
 
     Raises:
         ValueError: it may not.
@@ -50,6 +51,8 @@ def check_writable(op: str, name: str, tensor: Tensor) -> None:
                 f"with strides {tensor.stride()}"
             )
         room = max(room, stride * size)
+    if not torch.compiler.is_compiling() and tensor.is_neg():
+        raise ValueError(f"{op}: want {name} as it lies in memory, got a view that is negated when read")
     if torch.is_grad_enabled() and tensor.requires_grad and tensor.is_leaf:
         raise ValueError(
             f"{op}: want {name} that needs no gradient, for it is overwritten, got one that does"

@@ -8,6 +8,8 @@ from torch import Tensor
 from pavdit.ops._checks import FLOATING, check_floating, check_tensor, check_writable, refuse_gradients
 from pavdit.ops._library import native, register_fake, serve_by_triton
 
+FLOAT32_MAX = torch.finfo(torch.float32).max
+
 torch.library.define(
     "pavdit::guided_euler_step_",
     "(Tensor(a!) latent, Tensor velocity, Tensor dt, Tensor guidance_scale, Tensor? target, bool reflect) "
@@ -90,7 +92,7 @@ def guided_euler_step_(
         ValueError: a shape or a device does not fit.
         TypeError: a dtype or a type is none of the above.
     """
-    _check(latent, velocity, dt, guidance_scale, target)
+    _check(latent, velocity, dt, guidance_scale, target, reflect)
     numbers = [t for t in (latent, velocity, dt, guidance_scale) if isinstance(t, Tensor)]
     wants_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in numbers)
     if wants_gradient or not native("guided_euler_step_", latent, velocity):
@@ -108,6 +110,7 @@ def _check(
     dt: float | Tensor,
     guidance_scale: float | Tensor,
     target: Tensor | None,
+    reflect: bool,
 ) -> None:
     op = "guided_euler_step_"
     if not isinstance(latent, Tensor) or latent.dtype != torch.float32:
@@ -124,6 +127,8 @@ def _check(
             f"got {tuple(latent.shape)} and {tuple(velocity.shape)}"
         )
     check_writable(op, "latent", latent)
+    if not isinstance(reflect, bool):
+        raise TypeError(f"{op}: want reflect True or False, got {reflect!r}")
     batch, frames = latent.shape[0], latent.shape[2]
     if velocity.shape[0] not in (batch, 2 * batch):
         raise ValueError(f"{op}: want velocity of {batch} or {2 * batch} rows, got {velocity.shape[0]}")
@@ -148,6 +153,8 @@ def _check_scalar(op: str, name: str, value: float | Tensor, device: torch.devic
     if not isinstance(value, Tensor):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"{op}: want {name} a number or a 0-d tensor, got {type(value).__name__}")
+        if FLOAT32_MAX < abs(value) < float("inf"):
+            raise ValueError(f"{op}: want {name} in the range of float32, got {value}")
         return
     if value.ndim or not value.is_floating_point():
         raise ValueError(
@@ -191,7 +198,7 @@ def _raw(
     latent: Tensor, velocity: Tensor, dt: Tensor, guidance_scale: Tensor, target: Tensor | None, reflect: bool
 ) -> None:
     refuse_gradients("guided_euler_step_", latent, velocity, dt, guidance_scale)
-    _check(latent, velocity, dt, guidance_scale, target)
+    _check(latent, velocity, dt, guidance_scale, target, reflect)
     latent.copy_(guided_euler_step_reference(latent, velocity, dt, guidance_scale, target, reflect))
 
 
@@ -201,7 +208,7 @@ def _triton(
     from pavdit.kernels.guided_euler_step import guided_euler_step
 
     refuse_gradients("guided_euler_step_", latent, velocity, dt, guidance_scale)
-    _check(latent, velocity, dt, guidance_scale, target)
+    _check(latent, velocity, dt, guidance_scale, target, reflect)
     dense = latent.contiguous()
     numbers = [_on_device(number, latent) for number in (dt, guidance_scale)]
     mask = None if target is None else target.contiguous()

@@ -57,6 +57,12 @@ class BadCall:
         copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.target.arguments.items()}
         return copies | {self.argument: self.mutation.make(copies[self.argument])}
 
+    def _for_reference(self, double: bool) -> dict[str, Any]:
+        arguments = self._arguments()
+        if self.target.raw and isinstance(self.target.arguments[self.argument], bool):
+            arguments[self.argument] = bool(arguments[self.argument])  # as an op's schema makes it one
+        return {k: _double(v) for k, v in arguments.items()} if double else arguments
+
     def _is_wrong(self, arguments: dict[str, Any]) -> bool:
         devices = {v.device for v in arguments.values() if isinstance(v, Tensor)}
         needs_gradient = any(isinstance(v, Tensor) and v.requires_grad for v in arguments.values())
@@ -74,10 +80,9 @@ class BadCall:
         return f"WRONG: want a TypeError or ValueError like '{pattern}', got {_short(fault)}"
 
     def _compare(self, got: Outcome, run: Callable[..., Outcome]) -> str:
-        eager = run(self.target.reference, self._arguments())
+        eager, exact = (run(self.target.reference, self._for_reference(double=d)) for d in (False, True))
         if isinstance(eager, MemoryError | RuntimeError) and self.mutation.absurd:
             return "right for all we know: the reference needs more memory than there is"
-        exact = run(self.target.reference, {k: _double(v) for k, v in self._arguments().items()})
         if isinstance(got, Exception) or isinstance(eager, Exception):
             if isinstance(got, Exception) and isinstance(eager, Exception):
                 return "raised"

@@ -43,9 +43,8 @@ def of(value: Any, optional: bool) -> Iterator[Mutation]:
         yield Mutation("None", lambda _: None, wrong=not optional)
         yield from of_tensor(value)
     elif isinstance(value, bool):
-        yield from (
-            _constant(v) for v in (not value, 0, 1, None, "no", [True])
-        )  # true or false, as in Python
+        yield from (_constant(v) for v in (not value, 0, 1))
+        yield from (_constant(v, wrong=True) for v in (None, "no", [True]))
     elif isinstance(value, int):
         numbers = (-1, 0, 1, 2, 3, value + 1, 2 * value, 101, np.int64(value))
         yield from (_constant(v) for v in numbers)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -30,14 +31,21 @@ RAW = [name.replace("pavdit::", "") for name in RAW if "pavdit::" in name]
 CALLS, CALLS_PER_PROCESS = 1000, 25
 
 
-@pytest.fixture(scope="module")
-def verdicts() -> dict[str, list[tuple[str, str]]]:
-    """Op to its calls and what became of them."""
+Verdicts = dict[str, list[tuple[str, str]]]
+"""Op to its calls and what became of them."""
+
+
+def run_worker(*ops: str, **more: str) -> Verdicts:
+    """Make the calls of these ops, or of all."""
     # MALLOC_PERTURB_: what glibc hands out is not zero
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_PERTURB_": "165"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     done = subprocess.run(
-        [sys.executable, "-m", "bad_calls.worker"], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "bad_calls.worker", *ops],
+        cwd=ROOT,
+        env=environment | more,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     found = defaultdict(list)
@@ -47,18 +55,36 @@ def verdicts() -> dict[str, list[tuple[str, str]]]:
     return found
 
 
+def assert_good(calls: list[tuple[str, str]]) -> None:
+    assert len(calls) >= CALLS_PER_PROCESS
+    bad = [f"{call}: {verdict}" for call, verdict in calls if verdict.startswith(("WRONG", "CRASH"))]
+    assert not bad, "\n".join(bad)
+    assert {verdict for call, verdict in calls if call.endswith(" as it is")} == {"right"}
+
+
+@pytest.fixture(scope="module")
+def verdicts() -> Verdicts:
+    return run_worker()
+
+
 @pytest.mark.parametrize("op", PUBLIC + RAW)
-def test_a_bad_call_raises_or_is_right(op: str, verdicts: dict[str, list[tuple[str, str]]]) -> None:
+def test_a_bad_call_raises_or_is_right(op: str, verdicts: Verdicts) -> None:
     if op not in verdicts and "cpu" not in os.environ.get("PAVDIT_REQUIRE_KERNELS", ""):
         pytest.skip("no public op runs it without the native library")
     assert op in verdicts, f"{op}: want a right call in tests/bad_calls/targets.py, got none"
-    assert len(verdicts[op]) >= CALLS_PER_PROCESS
-    bad = [f"{call}: {verdict}" for call, verdict in verdicts[op] if verdict.startswith(("WRONG", "CRASH"))]
-    assert not bad, "\n".join(bad)
-    assert {verdict for call, verdict in verdicts[op] if call.endswith(" as it is")} == {"right"}
+    assert_good(verdicts[op])
 
 
-def test_there_are_enough_bad_calls(verdicts: dict[str, list[tuple[str, str]]]) -> None:
+@pytest.mark.skipif(find_spec("triton") is None, reason="no triton")
+def test_bad_calls_of_triton_kernels() -> None:
+    ops = [name for name in PUBLIC + RAW if name.partition(":")[2] in _library._triton_ops]
+    found = run_worker(*ops, TRITON_INTERPRET="1")
+    assert found.keys() == set(ops)
+    for calls in found.values():
+        assert_good(calls)
+
+
+def test_there_are_enough_bad_calls(verdicts: Verdicts) -> None:
     assert sum(map(len, verdicts.values())) >= CALLS
     both = {verdict.partition(" ")[0] for calls in verdicts.values() for _, verdict in calls}
     assert both == {"raised", "right"}
