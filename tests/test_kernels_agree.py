@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from numerics import error, magnitude
 from torch import Tensor, nn
 from zeros import fill_zeros
 
@@ -154,10 +153,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Results], 
 def test_native_kernels_agree_with_the_references(
     part: str, dtype: str, runs: tuple[dict[str, Results], dict[str, Results]]
 ) -> None:
-    """The rule of `assert_no_worse`, where alike parameters of all blocks are judged together.
+    """The rule of `assert_no_worse` with root mean squares, alike parameters of all blocks judged together.
 
-    By then every difference has gone through the whole network: which of two equally good roundings ends
-    closer in the 64 numbers of one norm's weight is chance.
+    By then every difference has gone through the whole network: which of two equally good roundings has the
+    larger maximum among the 64 numbers of one norm's weight is chance (ratios up to 2.2 were seen).
     """
     native, reference = (run[f"{part} {dtype} found"] for run in runs)
     exact = runs[1][f"{part} {dtype} exact"]
@@ -165,7 +164,9 @@ def test_native_kernels_agree_with_the_references(
     for name, want in exact.items():
         errors = worst.setdefault(re.sub(r"\d+", "*", name), [0.0, 0.0])
         for i, got in enumerate((native[name], reference[name])):
-            errors[i] = max(errors[i], error(got, want) / (magnitude(want) or 1.0))
+            assert got.isfinite().all(), name
+            distance = (got.double() - want.double()).norm() / (want.double().norm() or 1.0)
+            errors[i] = max(errors[i], float(distance))
     eps = torch.finfo(DTYPES[dtype]).eps
     for name, (found, eager) in worst.items():
         assert found <= 2 * eager + eps, f"{name}: want <= 2 x {eager:.3e} + {eps:.1e}, got {found:.3e}"

@@ -40,8 +40,9 @@ __device__ __forceinline__ Preparations preparations(const QKNorm& norm, int wid
     }
     __syncthreads();
   }
-  return {{normed ? shared : nullptr, norm.cosines, norm.sines, norm.eps},
-          {normed ? shared + columns : nullptr, norm.cosines, norm.sines, norm.eps}};
+  const float inverse_width = 1.0f / float(width);
+  return {{normed ? shared : nullptr, norm.cosines, norm.sines, inverse_width, norm.eps},
+          {normed ? shared + columns : nullptr, norm.cosines, norm.sines, inverse_width, norm.eps}};
 }
 
 // The sums of one tile times `scale` to memory, back through norm and rotation. dweight still lacks `scale`.

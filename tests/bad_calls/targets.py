@@ -102,6 +102,7 @@ BASES: dict[str, list[dict[str, Any]]] = {
             "reflect": True,
         }
     ],
+    "linear_gelu": [{"x": draw(2, 3, 8), "weight": draw(5, 8, seed=1), "bias": draw(5, seed=2)}],
     "log_mel_frames": [{"wave": 0.1 * draw(2, 64), **SOUND, **FRAMES}],
     "multiscale_temporal_attention": [{"qkv": draw(2, 8, 3, 3, 2, 8)}],
     "qk_norm_rope": [{"qkv": draw(2, 4, 3, 2, 8), **norm(8), "rope": angles(4, 8)}],

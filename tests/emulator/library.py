@@ -100,7 +100,7 @@ def build(sources: list[Path]) -> Path:
 def cuda_ops() -> tuple[str, ...]:
     """The ops that CMake builds for CUDA."""
     text = (ROOT / "CMakeLists.txt").read_text()
-    return tuple(re.search(r"set\(PAVDIT_CUDA_OPS ([^)]*)\)", text)[1].split())
+    return tuple(re.search(r"set\(PAVDIT_CUDA_OPS\s([^)]*)\)", text)[1].split())
 
 
 @functools.cache
