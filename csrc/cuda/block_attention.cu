@@ -35,16 +35,17 @@ bool whole_rows(const BlockShape& shape, const BlockCall& call, int tensors) {
   return whole;
 }
 
-// Calls run(T{}, chunks) where tiles serve; false elsewhere.
-template <typename Run>
+// Calls run(T{}, chunks) where tiles serve, up to this many chunks; false elsewhere.
+template <int kMostChunks, typename Run>
 bool with_tiles(const BlockShape& shape, const BlockCall& call, Run run) {
   if (!call.whole || (call.norm.cosines != nullptr && !aligned(call.norm.cosines))) return false;
+  if (shape.width > kMostChunks * kChunkColumns) return false;
   const auto by_width = [&](auto type) {
     if (shape.width <= 64) {
       run(type, std::integral_constant<int, 2>{});
     } else if (shape.width <= 96) {
       run(type, std::integral_constant<int, 3>{});
-    } else {
+    } else if constexpr (kMostChunks >= 4) {
       run(type, std::integral_constant<int, 4>{});
     }
     return true;
@@ -106,7 +107,7 @@ cudaError_t block_attention_forward(const BlockShape& shape, const BlockInputs* 
   for (int64_t d = 0; d < shape.directions; ++d) call.rows[d][kOut] = out[d];
   call.whole = whole_rows(shape, call, kOut + 1);
   cudaError_t error = cudaSuccess;
-  const bool tiles = with_tiles(shape, call, [&](auto type, auto chunks) {
+  const bool tiles = with_tiles<4>(shape, call, [&](auto type, auto chunks) {
     using T = decltype(type);
     const int64_t each = problems_per_block(call);
     error = run(block_attention_fwd_kernel<T, chunks.value>, rounds_of(shape, call),
@@ -150,7 +151,8 @@ cudaError_t block_attention_backward(const BlockShape& shape, const BlockInputs*
       if (error != cudaSuccess) return error;
     }
     cudaError_t error = cudaSuccess;
-    const bool tiles = with_tiles(shape, call, [&](auto type, auto columns) {
+    // The widest tiles would spill; no model of ours has heads beyond 96.
+    const bool tiles = with_tiles<3>(shape, call, [&](auto type, auto columns) {
       using T = decltype(type);
       const int64_t rounds = rounds_of(shape, call), each = problems_per_block(call);
       error = run(block_attention_bwd_kernel<T, columns.value>, std::min(rounds, chunks),

@@ -9,6 +9,8 @@ namespace pavdit::cuda {
 namespace {
 
 constexpr int kTileThreads = kBlockMaxWarps * kWarp;
+// Blocks per multiprocessor: left alone, ptxas spills a few registers to reach one more.
+constexpr int kTileOccupancy = 1;
 
 // What a warp does, and the shared memory of its problem.
 template <typename T, int kChunks>
@@ -53,7 +55,7 @@ __device__ __forceinline__ void stage_keys(const BlockCall& call, const Place& p
 }
 
 template <typename T, int kChunks>
-__global__ __launch_bounds__(kTileThreads) void block_attention_fwd_kernel(
+__global__ __launch_bounds__(kTileThreads, kTileOccupancy) void block_attention_fwd_kernel(
     const __grid_constant__ BlockCall call, const int problems_per_block) {
   __shared__ unsigned seen[kBlockMaxTiles];
   constexpr int kColumns = kChunks * kChunkColumns;
@@ -128,7 +130,7 @@ __device__ __forceinline__ void add_over_queries(const Team<T, kChunks>& team, c
 // Twice the same: first the keys and values are shared and a warp has 16 queries, for dq; then queries and
 // gradients are shared and a warp has 16 keys, for dk and dv. So every sum is one warp's, in a fixed order.
 template <typename T, int kChunks>
-__global__ __launch_bounds__(kTileThreads) void block_attention_bwd_kernel(
+__global__ __launch_bounds__(kTileThreads, kTileOccupancy) void block_attention_bwd_kernel(
     const __grid_constant__ BlockCall call, const int problems_per_block, const uint32_t rounds) {
   __shared__ unsigned seen[kBlockMaxTiles];
   // Of every query: log2 of the sum of exp2(scores), and sum of p dp.
