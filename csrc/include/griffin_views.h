@@ -14,7 +14,8 @@ inline Framing griffin_framing(const Tensor& columns, const Tensor& previous, co
   STD_TORCH_CHECK(columns.dim() == 3 && window.dim() == 1 && window.size(0) == columns.size(2), op,
                   ": want columns (B,N,win_length), window (win_length,), got ", sizes_text(columns), ", ",
                   sizes_text(window));
-  STD_TORCH_CHECK(hop_length > 0, op, ": want 0 < hop_length, got ", hop_length);
+  STD_TORCH_CHECK(hop_length > 0 && hop_length <= window.size(0), op,  // before it multiplies anything
+                  ": want 0 < hop_length <= win_length, got ", hop_length, ", ", window.size(0));
   const Framing framing = {columns.size(0), columns.size(1) * hop_length, columns.size(2), n_fft, hop_length};
   check_framing(op, framing, min_fft, max_fft);
   const auto is_bins = [&](const Tensor& t) {
