@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -100,26 +101,22 @@ class GraphedSteps:
     Args:
         graphs: where captured steps live.
         velocity: the batch's network with its condition.
-        latent: ``(B, C, G, rows, columns)`` float32, for its shape.
         target: ``(G,)`` bool or None, as in `sample`.
         guidance_scale: s.
         reflect: as in `sample`.
-        key: all that decides which kernels run, besides the shapes.
     """
 
     def __init__(
         self,
         graphs: StepGraphs,
         velocity: BoundVelocity,
-        latent: Tensor,
         *,
         target: Tensor | None,
         guidance_scale: float,
         reflect: bool,
-        key: Hashable,
     ) -> None:
         self.graphs, self.velocity, self.target, self.reflect = graphs, velocity, target, reflect
-        self.scale, self.key = guidance_scale, key
+        self.scale = guidance_scale
         self._steps: dict[bool, CapturedStep] = {}
 
     def __call__(self, latent: Tensor, t: float, dt: float, guided: bool) -> None:
@@ -158,7 +155,7 @@ class GraphedSteps:
             guided_euler_step_(latent, v, inputs["dt"], inputs["scale"], inputs.get("target"), reflect)
 
         shapes = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in inputs.items())
-        return self.graphs.get((self.key, guided, reflect, shapes), step, inputs)
+        return self.graphs.get((guided, reflect, shapes), step, inputs)
 
 
 def sample_batch(
@@ -170,30 +167,25 @@ def sample_batch(
     guidance_scale: float,
     target: Tensor | None,
     graphs: StepGraphs | None = None,
-    key: Hashable = None,
     callback: Callback | None = None,
 ) -> Tensor:
     """`pavdit.flow.sampler.sample` as configured; with `graphs`, its Euler steps are graph replays."""
     euler_step = None
     if graphs is not None and flow.method == "euler":
         euler_step = GraphedSteps(
-            graphs,
+            graphs, velocity, target=target, guidance_scale=guidance_scale, reflect=flow.reflect
+        )
+    # captured steps share buffers and memory, so a second thread waits for the whole sample
+    with nullcontext() if graphs is None else graphs.lock:
+        return sample(
             velocity,
             noise,
-            target=target,
+            num_steps=num_steps,
             guidance_scale=guidance_scale,
+            guidance_interval=flow.guidance_interval,
+            method=flow.method,
             reflect=flow.reflect,
-            key=key,
+            target=target,
+            callback=callback,
+            euler_step=euler_step,
         )
-    return sample(
-        velocity,
-        noise,
-        num_steps=num_steps,
-        guidance_scale=guidance_scale,
-        guidance_interval=flow.guidance_interval,
-        method=flow.method,
-        reflect=flow.reflect,
-        target=target,
-        callback=callback,
-        euler_step=euler_step,
-    )

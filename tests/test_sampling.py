@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -68,6 +69,15 @@ def test_graphed_steps_give_the_same_bits(stdit: STDiT, task: str) -> None:
     assert graphs.captures == 2  # the interval makes steps with and without guidance
     assert torch.equal(run(stdit, task, graphs, scale=2.0), run(stdit, task, None, scale=2.0))
     assert graphs.captures == 2  # the scale is an input
+
+
+def test_threads_take_turns_with_the_buffers_of_a_graph(stdit: STDiT) -> None:
+    graphs = StepGraphs(capture=called)
+    scales = [1.5, 2.0, 3.0, 4.0]
+    with ThreadPoolExecutor(len(scales)) as pool:
+        together = list(pool.map(lambda scale: run(stdit, "t2av", graphs, scale), scales))
+    for scale, latent in zip(scales, together, strict=True):
+        assert torch.equal(latent, run(stdit, "t2av", None, scale))
 
 
 def test_other_shapes_are_other_graphs(stdit: STDiT) -> None:
