@@ -1,0 +1,47 @@
+"""Every option of the package as typed, frozen models, and the presets.
+
+A YAML file and the command line fill the same models. An unknown key is an error. A run writes its resolved
+configuration beside its output.
+"""
+
+from pavdit.config.load import load_run, parse_run
+from pavdit.config.model import (
+    TASKS,
+    FlowConfig,
+    Layout,
+    MDSAConfig,
+    MelConfig,
+    ModelConfig,
+    STDiTConfig,
+    StreamDropoutConfig,
+    TextConfig,
+)
+from pavdit.config.presets import PRESETS, base, medium, small, tiny, xl
+from pavdit.config.run import DataConfig, RunConfig, TrainConfig
+from pavdit.config.schema import ConfigError, Model, one_line
+
+__all__ = [
+    "PRESETS",
+    "TASKS",
+    "ConfigError",
+    "DataConfig",
+    "FlowConfig",
+    "Layout",
+    "MDSAConfig",
+    "MelConfig",
+    "Model",
+    "ModelConfig",
+    "RunConfig",
+    "STDiTConfig",
+    "StreamDropoutConfig",
+    "TextConfig",
+    "TrainConfig",
+    "base",
+    "load_run",
+    "medium",
+    "one_line",
+    "parse_run",
+    "small",
+    "tiny",
+    "xl",
+]

@@ -1,0 +1,74 @@
+"""From a YAML file and the command line to a validated run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from pavdit.config.presets import PRESETS
+from pavdit.config.run import RunConfig
+from pavdit.config.schema import ConfigError, one_line
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _set(tree: dict[str, Any], assignment: str) -> None:
+    key, equals, value = assignment.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set: want key.key=value, got {assignment!r}")
+    *parents, last = key.split(".")
+    node = tree
+    for parent in parents:
+        child = node.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {assignment}: {parent} is a value, not a section")
+        node = child
+    node[last] = yaml.safe_load(value)
+
+
+def parse_run(tree: dict[str, Any], source: str = "config") -> RunConfig:
+    """Validate a configuration tree; ``model.preset: NAME`` fills what ``model`` leaves out.
+
+    Raises:
+        ConfigError: unknown key or preset, wrong type, or values that exclude each other; names `source`.
+    """
+    tree = dict(tree)
+    model = tree.get("model")
+    if isinstance(model, dict) and "preset" in model:
+        model = dict(model)
+        preset = model.pop("preset")
+        if preset not in PRESETS:
+            raise ConfigError(f"{source}: model.preset: want one of {', '.join(PRESETS)}, got {preset!r}")
+        tree["model"] = _merge(PRESETS[preset]().model_dump(mode="json"), model)
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {one_line(error)}") from None
+
+
+def load_run(path: Path, assignments: tuple[str, ...] = ()) -> RunConfig:
+    """Read a YAML run configuration and apply ``key.key=value`` assignments.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or does not validate.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: want a YAML file, got no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: want a readable YAML file, got {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: want a mapping at the top, got {type(tree).__name__}")
+    for assignment in assignments:
+        _set(tree, assignment)
+    return parse_run(tree, str(path))

@@ -1,0 +1,196 @@
+"""Sizes of a system: clip, mel images, autoencoder, generator, flow, condition."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pavdit.clip import ClipSpec
+from pavdit.config.schema import Model
+
+TASKS = ("t2av", "v2a", "a2v", "t2v", "t2a")
+"""text → both, video → audio, audio → video, text → video, text → audio; the index is the embedding's row."""
+
+Layout = Literal["auto", "six", "concat4", "fold"]
+
+
+class MelConfig(Model):
+    """Mel images of the sound. Amplitude Slaney mel, a full-scale sine is 0 dB."""
+
+    n_mels: int = Field(256, ge=8)
+    """M, rows of a mel image."""
+    n_fft: int = Field(2048, ge=16)
+    """Samples of the FFT; the window is zero-padded to it."""
+    win_length: int = Field(512, ge=16)
+    """Samples of the Hann window."""
+    f_min_hz: float = Field(0.0, ge=0)
+    f_max_hz: float = Field(8000.0, gt=0)
+    floor_db: float = Field(-100.0, lt=0)
+    """Level that maps to -1; 0 dB maps to +1."""
+
+    @model_validator(mode="after")
+    def _check(self) -> MelConfig:
+        if self.win_length > self.n_fft:
+            raise ValueError(f"mel: want win_length <= n_fft, got {self.win_length} > {self.n_fft}")
+        if self.f_min_hz >= self.f_max_hz:
+            raise ValueError(f"mel: want f_min_hz < f_max_hz, got {self.f_min_hz} >= {self.f_max_hz}")
+        return self
+
+
+class StreamDropoutConfig(Model):
+    """Probabilities, per sample, that one stream is trained alone or decoded beside a joint latent."""
+
+    video_alone: float = Field(0.1, ge=0, le=1)
+    audio_alone: float = Field(0.1, ge=0, le=1)
+    crossed: float = Field(0.1, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> StreamDropoutConfig:
+        total = self.video_alone + self.audio_alone + self.crossed
+        if total > 1:
+            raise ValueError(f"stream_dropout: want video_alone + audio_alone + crossed <= 1, got {total}")
+        return self
+
+
+class MDSAConfig(Model):
+    """The autoencoder (PAV-DiT 3.1, A.2)."""
+
+    patch_size: int = Field(8, ge=1)
+    """d, pixels of a token's side: H' = H / d, W' = W / d."""
+    width: int = Field(384, ge=16)
+    """D."""
+    encoder_depth: int = Field(8, ge=1)
+    decoder_depth: int = Field(8, ge=1)
+    num_heads: int = Field(8, ge=1)
+    """Heads of the TimeSformers, `head_dim` wide."""
+    head_dim: int = Field(64, ge=4, multiple_of=4)
+    mlp_ratio: int = Field(4, ge=1)
+    projector_depth: int = Field(4, ge=1)
+    projector_num_heads: int = Field(4, ge=1)
+    projector_head_dim: int = Field(48, ge=4, multiple_of=4)
+    projector_mlp_dim: int = Field(512, ge=1)
+    fusion_num_heads: int = Field(6, ge=1)
+    """Heads of spatial, multi-scale, group cross-modal and block attention, 64 wide."""
+    fusion_head_dim: int = Field(64, ge=4, multiple_of=4)
+    latent_channels: int = Field(4, ge=1)
+    """C."""
+    share_scales: bool = True
+    """One Attn_t for the three scales of eq. 5; False gives each scale its own QKV."""
+    bi_block: tuple[int, int, int] | None = None
+    """(bt, bh, bw) of Bi-Block CrossAttn; None is one frame, (1, H', W')."""
+    mt_self_attn: bool = True
+    gcm_attn: bool = True
+    bi_block_attn: bool = True
+    kl: bool = True
+    """Sample z = tanh(mu + sigma * eps) and regularise it in stage 2; False keeps z = tanh(mu)."""
+    kl_target: Literal["latent", "output"] = "latent"
+    adversarial: bool = True
+    stream_dropout: StreamDropoutConfig = StreamDropoutConfig()
+
+
+class STDiTConfig(Model):
+    """The generator (PAV-DiT 3.2, after Open-Sora 1.2's STDiT3)."""
+
+    width: int = Field(1152, ge=16)
+    """D."""
+    depth: int = Field(16, ge=1)
+    """Pairs of one spatial and one temporal block."""
+    num_heads: int = Field(18, ge=1)
+    mlp_ratio: int = Field(4, ge=1)
+    text_dim: int = Field(4096, ge=1)
+    """Width of the condition's tokens."""
+    max_text_length: int = Field(300, ge=1)
+    plane_rope: bool = False
+    """Rotary positions over the frames of P in temporal blocks."""
+    layout: Layout = "auto"
+
+    @property
+    def head_dim(self) -> int:
+        """E."""
+        return self.width // self.num_heads
+
+    @model_validator(mode="after")
+    def _check(self) -> STDiTConfig:
+        if self.width % self.num_heads or self.head_dim % 4:
+            raise ValueError(
+                f"stdit: want width = num_heads * a multiple of 4, got width {self.width}, "
+                f"num_heads {self.num_heads}"
+            )
+        return self
+
+
+class FlowConfig(Model):
+    """Reflected flow (PAV-DiT 4.2; arXiv 2405.16577); `prior="normal", reflect=False` is rectified flow."""
+
+    prior: Literal["truncated_normal", "normal"] = "truncated_normal"
+    reflect: bool = True
+    time_distribution: Literal["logit_normal", "uniform"] = "logit_normal"
+    method: Literal["euler", "heun"] = "euler"
+    num_steps: int = Field(30, ge=1)
+    guidance_scale: float = Field(4.0, ge=0)
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    """Times t in which guidance is applied."""
+
+
+class TextConfig(Model):
+    """Where the condition comes from."""
+
+    encoder: Literal["classes"] = "classes"
+    class_names: tuple[str, ...] = ()
+    """Filled from the training set."""
+    tokens_per_class: int = Field(8, ge=1)
+    """Learned tokens of a class; 8 fills the smallest text bucket."""
+    dropout: float = Field(0.1, ge=0, le=1)
+    """Probability that the condition is replaced by the null caption in training."""
+
+
+class ModelConfig(Model):
+    """All sizes of a system: clip, mel images, autoencoder, generator, flow, condition."""
+
+    name: str = "custom"
+    clip: ClipSpec
+    mel: MelConfig = MelConfig()
+    mdsa: MDSAConfig = MDSAConfig()
+    stdit: STDiTConfig = STDiTConfig()
+    flow: FlowConfig = FlowConfig()
+    text: TextConfig = TextConfig()
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """(T, H', W'), the token grid that both streams share."""
+        d = self.mdsa.patch_size
+        return self.clip.num_frames, self.clip.height // d, self.clip.width // d
+
+    @property
+    def mel_patch(self) -> tuple[int, int]:
+        """(mel bins, mel columns) of one token of a mel image."""
+        _, rows, columns = self.grid
+        return self.mel.n_mels // rows, self.clip.columns_per_frame // columns
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        clip, d = self.clip, self.mdsa.patch_size
+        if clip.height % (2 * d) or clip.width % (2 * d):
+            raise ValueError(
+                f"clip: want height and width in multiples of 2 * patch_size = {2 * d}, "
+                f"got {clip.height} x {clip.width}"
+            )
+        frames, rows, columns = self.grid
+        if frames % 4:
+            raise ValueError(f"clip: want num_frames in multiples of 4 (temporal pooling), got {frames}")
+        if self.mel.n_mels % rows or clip.columns_per_frame % columns:
+            raise ValueError(
+                f"mel: want n_mels a multiple of H' = {rows} and columns_per_frame a multiple of "
+                f"W' = {columns}, got {self.mel.n_mels} and {clip.columns_per_frame}"
+            )
+        if self.mel.f_max_hz > clip.sample_rate / 2:
+            raise ValueError(
+                f"mel: want f_max_hz <= sample_rate / 2 = {clip.sample_rate / 2:g}, got {self.mel.f_max_hz:g}"
+            )
+        if (self.mel.n_fft - clip.hop_length) % 2:
+            raise ValueError(f"mel: want n_fft - hop_length even, got {self.mel.n_fft} - {clip.hop_length}")
+        block = self.mdsa.bi_block
+        if block is not None and any(n % b for n, b in zip(self.grid, block, strict=True)):
+            raise ValueError(f"mdsa: want bi_block to divide the grid {self.grid}, got {block}")
+        return self

@@ -1,0 +1,90 @@
+"""A training run: its clips, and how it optimises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pavdit.config.model import ModelConfig
+from pavdit.config.schema import Model
+
+
+class DataConfig(Model):
+    """The clips of a run."""
+
+    kind: Literal["bounce", "folder"] = "bounce"
+    path: Path | None = None
+    """Folder of clips, for `kind: folder`; class names are the folders' names."""
+    num_clips: int | None = Field(None, ge=1)
+    """Clips to use; None is all of a folder (`bounce` needs a number)."""
+    held_out: int = Field(0, ge=0)
+    """Clips kept for validation, never trained on (the last ones of `num_clips`)."""
+    segments: Literal["first", "all", "random"] = "all"
+    """Which clip-long segments of a longer file are used."""
+    resize: Literal["crop", "mmdiffusion"] = "crop"
+    """`crop`: centre crop, antialiased. `mmdiffusion`: bicubic, whole picture, black borders."""
+    channel: Literal["mean", "first"] = "mean"
+    flip_probability: float = Field(0.0, ge=0, le=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.kind == "folder" and self.path is None:
+            raise ValueError("data: want path for kind 'folder', got none")
+        if self.kind == "bounce" and self.num_clips is None:
+            raise ValueError("data: want num_clips for kind 'bounce', got none")
+        if self.num_clips is not None and self.held_out >= self.num_clips:
+            raise ValueError(f"data: want held_out < num_clips, got {self.held_out} >= {self.num_clips}")
+        return self
+
+
+class TrainConfig(Model):
+    """How a run optimises."""
+
+    stage: Literal["autoencoder", "generator"]
+    run_dir: Path
+    """Where checkpoints, the log and the resolved configuration go."""
+    autoencoder: Path | None = None
+    """Checkpoint or run directory of the trained autoencoder, for `stage: generator`."""
+    num_steps: int = Field(..., ge=1)
+    time_limit_seconds: float | None = Field(None, gt=0)
+    """Stop (and save) after this long, if the steps are not done before."""
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    final_learning_rate: float | None = Field(None, gt=0)
+    """Cosine decay to this rate at `num_steps`; None keeps `learning_rate`."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(0, ge=0)
+    gradient_clip: float = Field(1.0, gt=0)
+    ema_decay: float = Field(0.9999, ge=0, lt=1)
+    perceptual_weight: float = Field(4.0, ge=0)
+    l1_beta: float = Field(0.0, ge=0)
+    """Pixel errors below this count quadratically; 0 is the paper's L1. Short runs on flat pictures want it:
+    L1 spends itself on the last percent of a background before it learns a small moving object."""
+    tasks: dict[Literal["t2av", "v2a", "a2v", "t2v", "t2a"], float] = {"t2av": 1.0}
+    """Share of each task in generator training."""
+    checkpoint_every: int = Field(500, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+    log_every: int = Field(10, ge=1)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Autocast dtype; weights and optimiser state stay float32."""
+    device: str = "auto"
+    num_workers: int = Field(0, ge=0)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if self.stage == "generator" and self.autoencoder is None:
+            raise ValueError("train: want autoencoder (a checkpoint) for stage 'generator', got none")
+        return self
+
+
+class RunConfig(Model):
+    """A whole training run: ``pavdit train CONFIG.yaml``."""
+
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
