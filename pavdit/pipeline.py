@@ -25,8 +25,8 @@ from pavdit.sampling import BoundVelocity, Captions, sample_batch
 from pavdit.tasks import GIVEN, MADE_ALONE, Stream, choose_task, with_given
 from pavdit.text import bucket_of, to_bucket
 from pavdit.train.checkpoint import open_checkpoint
-from pavdit.train.loop import NonFiniteError
 from pavdit.train.models import Generator, choose_device, load_autoencoder, load_generator
+from pavdit.train.trainer import NonFiniteError
 
 DtypeName = Literal["auto", "float32", "bfloat16"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from typing import Protocol
 
 import numpy as np
@@ -153,6 +154,15 @@ def collate(clips: Sequence[Clip]) -> Batch:
     )
 
 
+def members_of_step(num_clips: int, batch_size: int, seed: int, step: int) -> list[tuple[int, int]]:
+    """(clip, pass over the set) of every sample of the batch of `step`."""
+    members = []
+    for sample in range(step * batch_size, (step + 1) * batch_size):
+        epoch, place = divmod(sample, num_clips)
+        members.append((int(_permutation(seed, epoch, num_clips)[place]), epoch))
+    return members
+
+
 class _Steps(Dataset[Batch | DataError]):
     """Batch `step`, for any step from 0 on, wherever it is asked for."""
 
@@ -177,9 +187,8 @@ class _Steps(Dataset[Batch | DataError]):
     def __getitem__(self, step: int) -> Batch | DataError:
         clips, flips = [], []
         try:
-            for sample in range(step * self.batch_size, (step + 1) * self.batch_size):
-                epoch, place = divmod(sample, len(self.clips))
-                index = int(_permutation(self.seed, epoch, len(self.clips))[place])
+            members = members_of_step(len(self.clips), self.batch_size, self.seed, step)
+            for sample, (index, epoch) in enumerate(members, step * self.batch_size):
                 clips.append(self._read(index, epoch))
                 flips.append(
                     np.random.default_rng([self.seed, sample, _FLIP]).random() < self.flip_probability
@@ -193,16 +202,15 @@ class _Steps(Dataset[Batch | DataError]):
 
 
 class _From(Sampler[int]):
-    """start, start + 1, …"""
+    """The numbers of some of the `num_parts` parts of step `start`, of the next step, …"""
 
-    def __init__(self, start: int) -> None:
-        self.start = start
+    def __init__(self, start: int, parts: Sequence[int], num_parts: int) -> None:
+        self.start, self.parts, self.num_parts = start, parts, num_parts
 
     def __iter__(self) -> Iterator[int]:
-        step = self.start
-        while True:
-            yield step
-            step += 1
+        for step in count(self.start):
+            for part in self.parts:
+                yield step * self.num_parts + part
 
 
 def batches(
@@ -211,6 +219,8 @@ def batches(
     *,
     seed: int,
     start_step: int = 0,
+    parts: Sequence[int] = (0,),
+    num_parts: int = 1,
     num_workers: int = 0,
     flip_probability: float = 0.0,
     cache_bytes: int = CACHE_BYTES,
@@ -223,9 +233,11 @@ def batches(
 
     Args:
         clips: at least one.
-        batch_size: B.
+        batch_size: B of the whole batch.
         seed: of order and flips.
         start_step: the first step's number.
+        parts: which of the equal parts of a step's batch to yield, one after another; all of it by default.
+        num_parts: how many parts there are.
         num_workers: processes that decode ahead; 0 decodes here.
         flip_probability: of a clip being mirrored left to right.
         cache_bytes: keep decoded clips in memory if all of them take no more than this.
@@ -235,11 +247,13 @@ def batches(
     """
     if len(clips) == 0 or batch_size < 1:
         raise ValueError(f"batches: want clips and batch_size >= 1, got {len(clips)} clips, {batch_size}")
-    steps = _Steps(clips, batch_size, seed, flip_probability, cache_bytes // max(1, num_workers))
+    if batch_size % num_parts:
+        raise ValueError(f"batches: want batch_size in multiples of num_parts, got {batch_size}, {num_parts}")
+    steps = _Steps(clips, batch_size // num_parts, seed, flip_probability, cache_bytes // max(1, num_workers))
     source = DataLoader(
         steps,
         batch_size=None,
-        sampler=_From(start_step),
+        sampler=_From(start_step, parts, num_parts),
         num_workers=num_workers,
         multiprocessing_context="spawn"
         if num_workers

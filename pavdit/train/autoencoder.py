@@ -9,12 +9,14 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from pavdit.config import RunConfig
-from pavdit.data.loader import Batch, Clips, batches, collate, open_clips
+from pavdit.data.loader import Batch, Clips, batches, collate, members_of_step, open_clips
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.mdsa.loss import draw_frames, mdsa_loss
 from pavdit.mdsa.streams import draw_stream_masks
 from pavdit.metrics.signal import psnr
 from pavdit.train.examples import Analyser, batch_indices, in_order, mean_clip, step_generator
+from pavdit.train.parallel import WHOLE, Part, own_parts
+from pavdit.train.shown import Shown
 
 VALIDATION_BATCH = 8
 
@@ -38,10 +40,12 @@ class AutoencoderStage:
         self.validation, self.split = (held_out, "held_out") if len(held_out) else (train, "train")
         self.model = MDSA(config.model).to(device)
         self._calibrate()
+        self.adversary = None
         self.frozen: Mapping[str, Mapping[str, Tensor]] = {}
         self.analyse = Analyser(config.model, train)
         self.batches: Iterator[Batch] = iter(())
-        self.next_step = -1
+        self.parts: tuple[Part, ...] = ()
+        self.next: tuple[int, Part] | None = None
         self.mean: tuple[Tensor, Tensor] | None = None
 
     @classmethod
@@ -67,17 +71,20 @@ class AutoencoderStage:
         examples = Analyser(self.config.model)(collate(clips), self.device)
         self.model.calibrate(examples.video, examples.mel)
 
-    def loss(self, step: int) -> dict[str, Tensor]:
-        """Terms of the reconstruction loss of update `step`.
+    def loss(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
+        """Terms of the reconstruction loss of a part of update `step`.
 
         Raises:
             DataError: a clip cannot be read.
         """
         train, model = self.config.train, self.config.model
-        examples = self.analyse(self._batch(step), self.device)
+        examples = self.analyse(self._batch(step, part), self.device)
         random = step_generator(train.seed, step)
-        masks = draw_stream_masks(train.batch_size, model.mdsa.stream_dropout, random).to(self.device)
-        frames = draw_frames(train.batch_size, model.clip.num_frames, random).to(self.device)
+        masks = draw_stream_masks(train.batch_size, model.mdsa.stream_dropout, random)
+        frames = draw_frames(train.batch_size, model.clip.num_frames, random)
+        present = [has.sum().clamp(min=1) / part.count for has in (masks.has_video, masks.has_audio)]
+        rows = part.rows(train.batch_size)
+        masks, frames = masks.rows(rows).to(self.device), frames[rows].to(self.device)
         output = self.model(examples.video, examples.mel, masks)
         return mdsa_loss(
             output,
@@ -85,22 +92,37 @@ class AutoencoderStage:
             examples.mel,
             frames,
             masks,
+            (present[0].to(self.device), present[1].to(self.device)),
             perceptual_weight=train.perceptual_weight,
             l1_beta=train.l1_beta,
         )
 
-    def _batch(self, step: int) -> Batch:
-        if step != self.next_step:  # the first update, or the first after resuming
-            train, data = self.config.train, self.config.data
+    def adversary_loss(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
+        """There is no adversary."""
+        return {}
+
+    def clip_names(self, step: int) -> tuple[str, ...]:
+        """The clips of update `step`."""
+        members = members_of_step(len(self.train), self.config.train.batch_size, self.config.train.seed, step)
+        return tuple(self.train.read(index, epoch).name for index, epoch in members)
+
+    def _batch(self, step: int, part: Part) -> Batch:
+        train, data = self.config.train, self.config.data
+        if (step, part) != self.next:  # the first update, or the first after resuming
+            own = own_parts(train.batch_size, train.accumulate)
+            self.parts = own[own.index(part) :] + own[: own.index(part)] if part in own else (part,)
             self.batches = batches(
                 self.train,
                 train.batch_size,
                 seed=train.seed,
                 start_step=step,
+                parts=[p.index for p in self.parts],
+                num_parts=part.count,
                 num_workers=train.num_workers,
                 flip_probability=data.flip_probability,
             )
-        self.next_step = step + 1
+        place = self.parts.index(part) + 1
+        self.next = (step, self.parts[place]) if place < len(self.parts) else (step + 1, self.parts[0])
         with torch.random.fork_rng(devices=[]):  # a new loader draws from the global generator
             return next(self.batches)
 
@@ -120,3 +142,7 @@ class AutoencoderStage:
                     psnr(mean.to(want).expand_as(want), want, peak=2.0)
                 )
         return {f"{self.split}_{name}": torch.cat(values).mean().item() for name, values in measured.items()}
+
+    def show(self, model: nn.Module) -> Shown:
+        """Nothing yet."""
+        return Shown()
