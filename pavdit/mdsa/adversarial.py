@@ -57,8 +57,8 @@ def discriminator_terms(
         real, fake, masks: as for `generator_terms`, both with gradients.
 
     Returns:
-        0-d tensors: ``loss`` (the sum) and per discriminator ``NAME_hinge_real`` and ``NAME_hinge_fake`` (both
-        1 for one that says nothing, both 0 for one that has won), ``NAME_real`` and ``NAME_fake`` (mean
+        0-d tensors: ``loss`` (the sum) and per discriminator ``NAME_hinge_real`` and ``NAME_hinge_fake``
+        (both 1 for one that says nothing, 0 for one that has won), ``NAME_real`` and ``NAME_fake`` (mean
         logits) and ``NAME_accuracy`` (share of clips on the right side of 0; 0.5: it knows nothing).
     """
     terms: dict[str, Tensor] = {}
