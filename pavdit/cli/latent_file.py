@@ -58,7 +58,7 @@ def read_latents(path: Path, pipeline: Pipeline) -> tuple[Planes, Planes]:
                 raise DataError(
                     f"{path}: want a {FORMAT} file, got {about.get('format') or 'another safetensors file'}"
                 )
-            planes = [file.get_tensor(name).to(pipeline.device) for name in PLANE_NAMES]
+            planes = [file.get_tensor(name).to(pipeline.runtime.device) for name in PLANE_NAMES]
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise DataError(f"{path}: want a safetensors file, got {' '.join(str(error).split())}") from None
     want = config_hash(pipeline.config)
