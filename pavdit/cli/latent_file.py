@@ -11,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 
 from pavdit.clip import DataError
 from pavdit.config import ModelConfig
+from pavdit.files import replace_with_tensors
 from pavdit.latents import PLANE_NAMES, Planes
 from pavdit.pipeline import Pipeline
 from pavdit.train.checkpoint import architecture
-from pavdit.train.files import replace_with_tensors
 
 FORMAT = "pavdit-latents/1"
 
