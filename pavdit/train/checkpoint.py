@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pavdit.clip import DataError
 from pavdit.config import ModelConfig, RunConfig, one_line
-from pavdit.train.files import FileRecord, file_record, fsync_directory, write_json, write_tensors
+from pavdit.files import FileRecord, file_record, fsync_directory, write_json, write_tensors
 
 FORMAT = "pavdit/1"
 
