@@ -12,14 +12,14 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from typing_extensions import Unpack
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -31,7 +31,9 @@ from pavdit.config import PRESETS, ModelConfig
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.ops import _library
+from pavdit.options import SamplingOptions
 from pavdit.pipeline import Pipeline
+from pavdit.runtime import DtypeName, Runtime, Settings
 from pavdit.sampling import BoundVelocity, Captions, sample_batch
 from pavdit.train.models import Generator, choose_device
 
@@ -64,8 +66,7 @@ class Job:
 
     config: ModelConfig
     batch: int
-    steps: int
-    guidance: float
+    options: SamplingOptions
     device: torch.device
 
     def noise(self) -> Tensor:
@@ -81,7 +82,7 @@ class Job:
         return Captions(tokens.to(self.device), None, known=True)
 
 
-def random_pipeline(job: Job, dtype: str, **options: Any) -> Pipeline:
+def random_pipeline(job: Job, **settings: Unpack[Settings]) -> Pipeline:
     """A pipeline whose weights are random and nowhere zero."""
     torch.manual_seed(0)
     config = job.config.model_copy(
@@ -93,18 +94,18 @@ def random_pipeline(job: Job, dtype: str, **options: Any) -> Pipeline:
             if not parameter.any():
                 nn.init.normal_(parameter, std=0.02)
         module.requires_grad_(False)
-    return Pipeline(config, mdsa, generator, device=job.device, dtype=dtype, **options)
+    return Pipeline(config, mdsa, generator, runtime=Runtime.choose(job.device, **settings))
 
 
-def columns(job: Job, dtype: str) -> dict[str, Column]:
+def columns(job: Job, dtype: DtypeName) -> dict[str, Column]:
     """The three ways, on equal weights."""
-    eager = random_pipeline(job, dtype, graph=False, compile=False)
-    peer = random_pipeline(job, dtype, graph=False, compile=False)
+    eager = random_pipeline(job, dtype=dtype, graph=False, compile=False)
+    peer = random_pipeline(job, dtype=dtype, graph=False, compile=False)
     mode = "max-autotune" if job.device.type == "cuda" else "default"
     for block in peer.generator.stdit.blocks:  # type: ignore[union-attr]
         block.compile(fullgraph=True, mode=mode)
     peer.mdsa.decode = torch.compile(peer.mdsa.decode, mode=mode)  # type: ignore[method-assign]
-    ours = random_pipeline(job, dtype)
+    ours = random_pipeline(job, dtype=dtype)
     return {
         "eager": Column(eager, plain_pytorch),
         "peer": Column(peer, plain_pytorch),
@@ -117,10 +118,8 @@ def bind(column: Column, job: Job) -> BoundVelocity:
     return BoundVelocity(
         column.pipe.generator.stdit,  # type: ignore[union-attr]
         job.captions(),
-        task="t2av",
+        job.options,
         fps=float(job.config.clip.fps),
-        num_steps=job.steps,
-        guided=job.guidance != 1.0,
     )
 
 
@@ -129,18 +128,10 @@ def run(column: Column, job: Job, noise: Tensor) -> dict[str, float]:
     """Seconds of each stage of one sample of the batch."""
     marks = [now(job.device)]
     with column.ops():
-        latent = sample_batch(
-            bind(column, job),
-            noise,
-            job.config.flow,
-            num_steps=job.steps,
-            guidance_scale=job.guidance,
-            target=None,
-            graphs=column.pipe.graphs,
-        )
+        latent = sample_batch(bind(column, job), noise, target=None, graphs=column.pipe.graphs)
         marks.append(now(job.device))
         video, audio = (
-            planes.map(lambda plane: plane.to(column.pipe.dtype))
+            planes.map(lambda plane: plane.to(column.pipe.runtime.dtype))
             for planes in column.pipe.layout.unstack(latent)
         )
         frames, images = column.pipe.mdsa.decode(video, audio)
@@ -159,17 +150,19 @@ def step_facts(found: dict[str, Column], job: Job, noise: Tensor) -> dict[str, f
     for name in ("eager", "ours"):
         velocity = bind(found[name], job)
         with found[name].ops(), Dispatches() as mode:
-            velocity(noise, 0.0, job.guidance != 1.0)
+            velocity(noise, 0.0, job.options.guided)
         facts[f"dispatched_{name}"] = mode.count
     velocity = bind(found["eager"], job)
     with plain_pytorch():
         with FlopCounterMode(display=False) as flops:
-            velocity(noise, 0.0, job.guidance != 1.0)
+            velocity(noise, 0.0, job.options.guided)
         with Gemms() as gemms:
-            velocity(noise, 0.0, job.guidance != 1.0)
+            velocity(noise, 0.0, job.options.guided)
     facts["step_gflop"] = flops.get_total_flops() / 1e9
     facts["gemm_gflop"] = gemms.gflop()
-    facts["gemm_seconds"], facts["peak_gflop_per_s"] = gemms.seconds(found["eager"].pipe.dtype, job.device)
+    facts["gemm_seconds"], facts["peak_gflop_per_s"] = gemms.seconds(
+        found["eager"].pipe.runtime.dtype, job.device
+    )
     return facts
 
 
@@ -195,7 +188,9 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
-    job = Job(PRESETS[options.preset](), options.batch, options.steps, options.guidance, device)
+    config = PRESETS[options.preset]()
+    sampling = SamplingOptions.of(config.flow, "t2av", {"steps": options.steps, "guidance": options.guidance})
+    job = Job(config, options.batch, sampling, device)
     asked = {k: getattr(options, k) for k in ("preset", "batch", "steps", "guidance", "dtype", "rounds")}
     facts = header(device.type) | asked
     print(" | ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
@@ -203,7 +198,7 @@ def main() -> None:
     found, noise = columns(job, options.dtype), job.noise()
     if options.no_peer:
         del found["peer"]
-    short = Job(job.config, job.batch, 2, job.guidance, device)
+    short = replace(job, options=replace(sampling, num_steps=2))
     for column in found.values():  # compiles, and touches every weight
         run(column, short, noise)
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in found}
@@ -247,8 +242,8 @@ def table(samples: dict[str, list[dict[str, float]]], job: Job) -> dict[str, dic
 def summary(rows: dict[str, dict[str, dict[str, float]]], step: dict[str, float], job: Job) -> str:
     """What bounds the generator, and how near it is."""
     ours, eager = (rows["generator"][name]["median"] * job.batch for name in ("ours", "eager"))
-    gemms = step["gemm_seconds"] * job.steps
-    floor = step["step_gflop"] * job.steps / step["peak_gflop_per_s"]
+    gemms = step["gemm_seconds"] * job.options.num_steps
+    floor = step["step_gflop"] * job.options.num_steps / step["peak_gflop_per_s"]
     return (
         f"a step: {step['step_gflop']:.1f} GFLOP, GEMMs {step['gemm_gflop']:.1f}; dispatched ops ours "
         f"{step['dispatched_ours']:.0f}, eager {step['dispatched_eager']:.0f} "

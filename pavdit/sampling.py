@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pavdit.config import TASKS, FlowConfig
+from pavdit.config import TASKS
 from pavdit.flow.graph import CapturedStep, StepGraphs
 from pavdit.flow.sampler import Callback, sample
 from pavdit.flow.schedule import time_grid
 from pavdit.ops import guided_euler_step_
+from pavdit.options import SamplingOptions
 from pavdit.stdit.model import Condition, Modulation, STDiT
 from pavdit.tasks import GIVEN, MADE_ALONE, STREAMS
 
@@ -42,22 +43,18 @@ class BoundVelocity:
     Args:
         stdit: the network.
         captions: the batch's.
-        task: one of `pavdit.config.TASKS`.
+        options: how the batch is sampled; it may ask for every time of ``time_grid(options.num_steps)``.
         fps: frames per second.
-        num_steps: of the sample; it may ask for every time of `time_grid(num_steps)`.
-        guided: whether a step may ask for both halves.
     """
 
-    def __init__(
-        self, stdit: STDiT, captions: Captions, *, task: str, fps: float, num_steps: int, guided: bool
-    ) -> None:
-        self.stdit, self.captions = stdit, captions
-        times, device = time_grid(num_steps), captions.tokens.device
+    def __init__(self, stdit: STDiT, captions: Captions, options: SamplingOptions, *, fps: float) -> None:
+        self.stdit, self.captions, self.options = stdit, captions, options
+        times, device, task = time_grid(options.num_steps), captions.tokens.device, options.task
         batch = captions.tokens.shape[0]
         self._task = torch.full((1,), TASKS.index(task), device=device)
         self._fps = torch.full((1,), float(fps), device=device)
         self.single = self._prepare([not captions.known] * batch)
-        self.double = self._prepare([False] * batch + [True] * batch) if guided else self.single
+        self.double = self._prepare([False] * batch + [True] * batch) if options.guided else self.single
         is_clean = torch.tensor([[GIVEN.get(task) == stream for stream in STREAMS]], device=device)  # (1, 2)
         moves = torch.tensor([[MADE_ALONE.get(task, stream) == stream for stream in STREAMS]], device=device)
         # a stream that stays noise stays at t = 0
@@ -102,21 +99,10 @@ class GraphedSteps:
         graphs: where captured steps live.
         velocity: the batch's network with its condition.
         target: ``(G,)`` bool or None, as in `sample`.
-        guidance_scale: s.
-        reflect: as in `sample`.
     """
 
-    def __init__(
-        self,
-        graphs: StepGraphs,
-        velocity: BoundVelocity,
-        *,
-        target: Tensor | None,
-        guidance_scale: float,
-        reflect: bool,
-    ) -> None:
-        self.graphs, self.velocity, self.target, self.reflect = graphs, velocity, target, reflect
-        self.scale = guidance_scale
+    def __init__(self, graphs: StepGraphs, velocity: BoundVelocity, target: Tensor | None) -> None:
+        self.graphs, self.velocity, self.target = graphs, velocity, target
         self._steps: dict[bool, CapturedStep] = {}
 
     def __call__(self, latent: Tensor, t: float, dt: float, guided: bool) -> None:
@@ -136,12 +122,12 @@ class GraphedSteps:
         inputs = {"latent": latent, "tables": modulation.tables}
         inputs |= {f"kv{i}": pair for i, pair in enumerate(condition.keys_values)}
         inputs |= {"positions": condition.positions, "dt": latent.new_zeros(())}
-        inputs["scale"] = latent.new_full((), self.scale)
+        inputs["scale"] = latent.new_full((), self.velocity.options.guidance_scale)
         if condition.bias is not None:
             inputs["bias"] = condition.bias
         if self.target is not None:
             inputs["target"] = self.target
-        stdit, reflect, blocks = self.velocity.stdit, self.reflect, len(condition.keys_values)
+        options, stdit, blocks = self.velocity.options, self.velocity.stdit, len(condition.keys_values)
 
         def step(inputs: Mapping[str, Tensor]) -> None:
             bound = replace(
@@ -152,39 +138,36 @@ class GraphedSteps:
             )
             latent = inputs["latent"]
             v = halves(stdit, latent, Modulation(inputs["tables"]), bound, guided)
-            guided_euler_step_(latent, v, inputs["dt"], inputs["scale"], inputs.get("target"), reflect)
+            guided_euler_step_(
+                latent, v, inputs["dt"], inputs["scale"], inputs.get("target"), options.reflect
+            )
 
         shapes = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in inputs.items())
-        return self.graphs.get((guided, reflect, shapes), step, inputs)
+        return self.graphs.get((guided, options.kernels(), shapes), step, inputs)
 
 
 def sample_batch(
     velocity: BoundVelocity,
     noise: Tensor,
-    flow: FlowConfig,
     *,
-    num_steps: int,
-    guidance_scale: float,
     target: Tensor | None,
     graphs: StepGraphs | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
-    """`pavdit.flow.sampler.sample` as configured; with `graphs`, its Euler steps are graph replays."""
-    euler_step = None
-    if graphs is not None and flow.method == "euler":
-        euler_step = GraphedSteps(
-            graphs, velocity, target=target, guidance_scale=guidance_scale, reflect=flow.reflect
-        )
+    """`pavdit.flow.sampler.sample` with the velocity's options; with `graphs`, Euler steps are replays."""
+    options, euler_step = velocity.options, None
+    if graphs is not None and options.method == "euler":
+        euler_step = GraphedSteps(graphs, velocity, target)
     # captured steps share buffers and memory, so a second thread waits for the whole sample
     with nullcontext() if graphs is None else graphs.lock:
         return sample(
             velocity,
             noise,
-            num_steps=num_steps,
-            guidance_scale=guidance_scale,
-            guidance_interval=flow.guidance_interval,
-            method=flow.method,
-            reflect=flow.reflect,
+            num_steps=options.num_steps,
+            guidance_scale=options.guidance_scale,
+            guidance_interval=options.guidance_interval,
+            method=options.method,
+            reflect=options.reflect,
             target=target,
             callback=callback,
             euler_step=euler_step,

@@ -24,7 +24,7 @@ def clip():
 @pytest.fixture
 def noise_of(monkeypatch):
     """Records the noise that sampling starts from."""
-    import pavdit.pipeline as module
+    import pavdit.synthesis as module
 
     drawn, draw = [], module.draw_noise
     monkeypatch.setattr(module, "draw_noise", lambda *a: drawn.append(draw(*a)) or drawn[-1])
@@ -142,7 +142,12 @@ def test_weights_that_are_no_number_are_named(nano_generator_run):
 
 def test_bfloat16_makes_nearly_the_same_clip(pipeline, nano_generator_run):
     low = Pipeline.from_pretrained(nano_generator_run, device="cpu", dtype="bfloat16")
-    assert low.stats == {"dtype": "bfloat16", "graph": "off: no CUDA", "compile": "off"}
+    assert low.stats == {
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "graph": "off: no CUDA",
+        "compile": "off: gains nothing on a CPU",
+    }
     [got], [want] = low(None, steps=2), pipeline(None, steps=2)
     assert got.latent.dtype == torch.float32 and got.clip.wave.dtype == torch.float32
     assert error(got.latent, want.latent) <= 0.02  # measured 0.0048
@@ -194,6 +199,7 @@ def test_a_saved_clip_reads_back_and_says_where_it_came_from(pipeline, tmp_path)
         ({"video": "clip", "audio": "clip"}, "want video or audio to be given, got both"),
         ({"n": 0}, "n: want at least 1 clip, got 0"),
         ({"steps": 0}, "want num_steps >= 1, got 0"),
+        ({"guidance": -1.0}, "guidance: want a scale >= 0, got -1.0"),
         ({"prompt": []}, "prompt: want at least one, got none"),
         ({"batch_size": 0}, "batch_size: want at least 1 or auto, got 0"),
     ],

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pavdit.pipeline import Pipeline
 
     paths = output_paths(arguments.output, arguments.n, arguments.seed)
-    pipeline = Pipeline.from_pretrained(arguments.checkpoint, arguments.device, arguments.dtype)
+    pipeline = Pipeline.from_pretrained(arguments.checkpoint, arguments.device, dtype=arguments.dtype)
     video, audio = (
         None if path is None else pipeline.read(path) for path in (arguments.video, arguments.audio)
     )

@@ -9,13 +9,14 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from pavdit.config import RunConfig
-from pavdit.data.loader import Batch, Clips, batches, collate, members_of_step, open_clips
+from pavdit.data.clips import Clips, open_clips
+from pavdit.data.loader import Batch, batches, collate
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.mdsa.loss import draw_frames, mdsa_loss
 from pavdit.mdsa.streams import draw_stream_masks
 from pavdit.metrics.signal import psnr
 from pavdit.train.examples import Analyser, batch_indices, in_order, mean_clip, step_generator
-from pavdit.train.parallel import WHOLE, Part, own_parts
+from pavdit.train.parallel import WHOLE, Part
 from pavdit.train.shown import Shown
 
 VALIDATION_BATCH = 8
@@ -44,8 +45,7 @@ class AutoencoderStage:
         self.frozen: Mapping[str, Mapping[str, Tensor]] = {}
         self.analyse = Analyser(config.model, train)
         self.batches: Iterator[Batch] = iter(())
-        self.parts: tuple[Part, ...] = ()
-        self.next: tuple[int, Part] | None = None
+        self.next = (-1, 0)
         self.mean: tuple[Tensor, Tensor] | None = None
 
     @classmethod
@@ -58,6 +58,7 @@ class AutoencoderStage:
             DataError: a file cannot be used.
         """
         train, held_out = open_clips(config.data, config.model.clip)
+        console.print(train.summary)
         console.print(f"{len(train)} clips to train on, {len(held_out)} held out")
         if config.train.perceptual_weight > 0:
             console.print("perceptual loss: multi-scale gradient L1, as there is no LPIPS trunk")
@@ -82,7 +83,7 @@ class AutoencoderStage:
         random = step_generator(train.seed, step)
         masks = draw_stream_masks(train.batch_size, model.mdsa.stream_dropout, random)
         frames = draw_frames(train.batch_size, model.clip.num_frames, random)
-        present = [has.sum().clamp(min=1) / part.count for has in (masks.has_video, masks.has_audio)]
+        present = [has.sum().clamp(min=1) * part.share for has in (masks.has_video, masks.has_audio)]
         rows = part.rows(train.batch_size)
         masks, frames = masks.rows(rows).to(self.device), frames[rows].to(self.device)
         output = self.model(examples.video, examples.mel, masks)
@@ -103,28 +104,30 @@ class AutoencoderStage:
 
     def clip_names(self, step: int) -> tuple[str, ...]:
         """The clips of update `step`."""
-        members = members_of_step(len(self.train), self.config.train.batch_size, self.config.train.seed, step)
-        return tuple(self.train.read(index, epoch).name for index, epoch in members)
+        return next(self._batches(step, WHOLE)).names
 
     def _batch(self, step: int, part: Part) -> Batch:
-        train, data = self.config.train, self.config.data
-        if (step, part) != self.next:  # the first update, or the first after resuming
-            own = own_parts(train.batch_size, train.accumulate)
-            self.parts = own[own.index(part) :] + own[: own.index(part)] if part in own else (part,)
-            self.batches = batches(
-                self.train,
-                train.batch_size,
-                seed=train.seed,
-                start_step=step,
-                parts=[p.index for p in self.parts],
-                num_parts=part.count,
-                num_workers=train.num_workers,
-                flip_probability=data.flip_probability,
-            )
-        place = self.parts.index(part) + 1
-        self.next = (step, self.parts[place]) if place < len(self.parts) else (step + 1, self.parts[0])
+        if (step, part.index) != self.next:  # the first update, or the first after resuming
+            self.batches = self._batches(step, part)
+            for _ in range(part.index):
+                next(self.batches)
+        self.next = (step, part.index + 1) if part.index + 1 < part.count else (step + 1, 0)
         with torch.random.fork_rng(devices=[]):  # a new loader draws from the global generator
             return next(self.batches)
+
+    def _batches(self, step: int, part: Part) -> Iterator[Batch]:
+        train, data = self.config.train, self.config.data
+        return batches(
+            self.train,
+            train.batch_size,
+            seed=train.seed,
+            start_step=step,
+            parts=part.count,
+            rank=part.rank,
+            world_size=part.ranks,
+            num_workers=train.num_workers,
+            flip_probability=data.flip_probability,
+        )
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:

@@ -11,38 +11,49 @@ from pavdit.config import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One of the `count` equal parts into which the batch of an update is split.
+    """What one rank computes at once of the batch of an update.
 
     An update's draws are those of its whole batch; a part takes its rows of them. So neither accumulation nor
     the number of ranks changes which clips, times, noise and masks an update sees.
+
+    Attributes:
+        index, count: the batch is split into `count` equal pieces, computed one after another.
+        rank, ranks: every piece is split into equal shares, one a rank.
     """
 
-    index: int
-    count: int
+    index: int = 0
+    count: int = 1
+    rank: int = 0
+    ranks: int = 1
+
+    @property
+    def share(self) -> float:
+        """Of the whole batch."""
+        return 1.0 / (self.count * self.ranks)
 
     def rows(self, batch_size: int) -> slice:
         """Rows of the whole batch that are this part's."""
-        size = batch_size // self.count
-        return slice(self.index * size, (self.index + 1) * size)
+        size = batch_size // (self.count * self.ranks)
+        first = (self.index * self.ranks + self.rank) * size
+        return slice(first, first + size)
 
 
-WHOLE = Part(0, 1)
+WHOLE = Part()
 
 
 def own_parts(batch_size: int, accumulate: int) -> tuple[Part, ...]:
-    """The parts that this rank computes, one after another: `accumulate` of every rank's.
+    """The parts that this rank computes, one after another.
 
     Raises:
         ConfigError: the batch cannot be split equally.
     """
     rank, ranks = (distributed.get_rank(), distributed.get_world_size()) if is_parallel() else (0, 1)
-    count = ranks * accumulate
-    if batch_size % count:
+    if batch_size % (ranks * accumulate):
         raise ConfigError(
             f"train.batch_size: want a multiple of accumulate * ranks = {accumulate} * {ranks}, "
             f"got {batch_size}"
         )
-    return tuple(Part(rank * accumulate + i, count) for i in range(accumulate))
+    return tuple(Part(index, accumulate, rank, ranks) for index in range(accumulate))
 
 
 def is_parallel() -> bool:

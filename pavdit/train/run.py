@@ -12,10 +12,10 @@ from rich.console import Console
 from torch import Tensor
 
 from pavdit.config import ConfigError, RunConfig
+from pavdit.files import file_record, replace_with_tensors, tensors_record
 from pavdit.train import checkpoint as checkpoints
 from pavdit.train.autoencoder import AutoencoderStage
 from pavdit.train.checkpoint import Checkpoint
-from pavdit.train.files import file_record, replace_with_tensors, tensors_record
 from pavdit.train.generator import GeneratorStage
 from pavdit.train.lock import run_lock
 from pavdit.train.log import progress_console

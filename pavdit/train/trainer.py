@@ -166,8 +166,8 @@ class Trainer:
         saved, _ = checkpoints.latest(run_dir)
         if saved is None or self.roll_backs >= MAX_ROLL_BACKS:
             raise NonFiniteError(
-                f"{run_dir}: want a finite loss and gradient, got {bad} not finite and {MAX_REFUSED} updates in "
-                f"a row refused, the last at step {self.step}, after going back {self.roll_backs} times"
+                f"{run_dir}: want a finite loss and gradient, got {bad} not finite and {MAX_REFUSED} "
+                f"updates in a row refused up to step {self.step}, after going back {self.roll_backs} times"
             )
         self._load(saved)
         self.in_a_row, self.roll_backs = 0, self.roll_backs + 1
@@ -218,5 +218,5 @@ def _optimizer(name: str) -> str:
 
 def _seed(seed: int, step: int, part: Part) -> None:
     """Whatever a loss draws from torch's own generators depends on seed, step and part alone."""
-    [state] = np.random.SeedSequence([seed, step, part.index, part.count]).generate_state(1)
+    [state] = np.random.SeedSequence([seed, step, part.index, part.rank]).generate_state(1)
     torch.manual_seed(int(state))

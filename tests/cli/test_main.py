@@ -288,7 +288,7 @@ def test_a_full_disk(pavdit, tmp_path, config_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("pavdit.train.files.write_durably", full)
+    monkeypatch.setattr("pavdit.files.write_durably", full)
     code, _, err = pavdit("train", config_path(nano_run(tmp_path / "run")))
     assert code == 4 and "No space left on device" in err.splitlines()[-1]
 

@@ -14,8 +14,9 @@ import torch
 from nano import nano, nano_run
 from torch import nn
 
+from pavdit import files
 from pavdit.config import MDSAConfig
-from pavdit.train import checkpoint, files
+from pavdit.train import checkpoint
 from pavdit.train.checkpoint import CheckpointError
 
 SAVE_FOREVER = """

@@ -14,9 +14,10 @@ import torch
 import yaml
 from nano import EVERY_TASK, nano_run, quiet_console
 
+from pavdit import files
 from pavdit.config import ConfigError, RunConfig, load_run
 from pavdit.train import checkpoint as checkpoints
-from pavdit.train import files, loop
+from pavdit.train import loop
 from pavdit.train.checkpoint import CheckpointError, open_checkpoint
 from pavdit.train.lock import RunLockedError, run_lock
 from pavdit.train.parallel import WHOLE
