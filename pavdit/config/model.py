@@ -53,6 +53,15 @@ class StreamDropoutConfig(Model):
         return self
 
 
+class DiscriminatorConfig(Model):
+    """Size of the patch discriminators of MDSA's second stage."""
+
+    width: int = Field(64, ge=8, multiple_of=8)
+    """Channels of the first layer."""
+    depth: int = Field(3, ge=1)
+    """Layers of stride 2."""
+
+
 class MDSAConfig(Model):
     """The autoencoder (PAV-DiT 3.1, A.2)."""
 
@@ -85,7 +94,11 @@ class MDSAConfig(Model):
     kl: bool = True
     """Sample z = tanh(mu + sigma * eps) and regularise it in stage 2; False keeps z = tanh(mu)."""
     kl_target: Literal["latent", "output"] = "latent"
+    """What eq. 11's divergence is of: the latent's posterior and N(0, 1), or, read literally, the output and
+    the input, each as a distribution over its values; the second leaves z = tanh(mu)."""
     adversarial: bool = True
+    """Train against discriminators in stage 2."""
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
     stream_dropout: StreamDropoutConfig = StreamDropoutConfig()
 
 

@@ -16,11 +16,24 @@ class DataConfig(Model):
 
     kind: Literal["bounce", "folder"] = "bounce"
     path: Path | None = None
-    """Folder of clips, for `kind: folder`; class names are the folders' names."""
+    """For `kind: folder`: a folder of clips as it is, or a table (.csv, .tsv) with a column `path`."""
+    layout: Literal["auto", "folders", "aist", "table"] = "auto"
+    """What tells a file's class: the folder above it; AIST++'s genre in its name; a row of a table (VGGSound,
+    AudioSet, Landscape or any csv). `auto` takes the table where there is one, and says what it found."""
+    labels: Path | None = None
+    """The table, where `path` is a folder; None: the only .csv or .tsv that lies in the folder itself."""
+    captions: Literal["auto", "labels"] = "auto"
+    """`auto`: the .txt beside the clip, else the table's, else "a video of <class>"; `labels`: only that."""
+    splits: Literal["auto", "ignore"] = "auto"
+    """`auto`: where the set has parts, train on `train` and hold out of the others. `ignore`: all are one."""
+    bad_files: Literal["refuse", "skip"] = "refuse"
+    """A file that cannot be used ends the run, or is left out and named; in training the next clip of the
+    order stands in for one that does not decode, the same one in every run."""
     num_clips: int | None = Field(None, ge=1)
     """Clips to use; None is all of a folder (`bounce` needs a number)."""
     held_out: int = Field(0, ge=0)
-    """Clips kept for validation, never trained on (the last ones of `num_clips`)."""
+    """Clips kept for validation, never trained on: of the set's own test part where it has one, else the last
+    ones of `num_clips`."""
     segments: Literal["first", "all", "random"] = "all"
     """Which clip-long segments of a longer file are used."""
     resize: Literal["crop", "mmdiffusion"] = "crop"
@@ -35,6 +48,8 @@ class DataConfig(Model):
             raise ValueError("data: want path for kind 'folder', got none")
         if self.kind == "bounce" and self.num_clips is None:
             raise ValueError("data: want num_clips for kind 'bounce', got none")
+        if self.labels is not None and self.layout not in ("auto", "table"):
+            raise ValueError(f"data: want layout 'table' beside labels, got {self.layout!r}")
         if self.num_clips is not None and self.held_out >= self.num_clips:
             raise ValueError(f"data: want held_out < num_clips, got {self.held_out} >= {self.num_clips}")
         return self

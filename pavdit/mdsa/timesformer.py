@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pavdit.nn.attention import QKV, GegluMlp, HeadsOut, begin_at_zero
+from pavdit.nn.recompute import Recomputable
 from pavdit.nn.rope import RopeTable, axial_rope_table, rope_table
 from pavdit.ops import axis_attention, block_attention
 
@@ -39,7 +40,7 @@ class TimeSformerLayer(nn.Module):
         return x + self.mlp(self.mlp_norm(x))  # (B, T, H', W', D)
 
 
-class TimeSformer(nn.Module):
+class TimeSformer(Recomputable):
     """A stack of `TimeSformerLayer` on tokens of one grid; rotary positions over t, and over h and w.
 
     Args:
@@ -71,5 +72,5 @@ class TimeSformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         time_rope, space_rope = self.time_rope(), self.space_rope()
         for layer in self.layers:
-            x = layer(x, time_rope, space_rope)
+            x = self.run(layer, x, time_rope, space_rope)
         return x  # (B, T, H', W', D)

@@ -9,7 +9,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from pavdit.config import RunConfig
-from pavdit.data.loader import Batch, Clips, batches, collate, open_clips
+from pavdit.data.clips import Clips, open_clips
+from pavdit.data.loader import Batch, batches, collate
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.mdsa.loss import draw_frames, mdsa_loss
 from pavdit.mdsa.streams import draw_stream_masks
@@ -54,6 +55,7 @@ class AutoencoderStage:
             DataError: a file cannot be used.
         """
         train, held_out = open_clips(config.data, config.model.clip)
+        console.print(train.summary)
         console.print(f"{len(train)} clips to train on, {len(held_out)} held out")
         if config.train.perceptual_weight > 0:
             console.print("perceptual loss: multi-scale gradient L1, as there is no LPIPS trunk")

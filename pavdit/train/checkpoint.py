@@ -262,7 +262,7 @@ def architecture(model: ModelConfig, part: str) -> dict[str, Any]:
         part: ``autoencoder`` or ``generator`` (which includes the autoencoder).
     """
     tree = model.model_dump(mode="json")
-    for training_only in ("stream_dropout", "kl", "kl_target", "adversarial"):
+    for training_only in ("stream_dropout", "kl", "kl_target", "adversarial", "discriminator"):
         del tree["mdsa"][training_only]
     sections = ("clip", "mel", "mdsa") + (("stdit", "text") if part == "generator" else ())
     flat = {f"{section}.{key}": value for section in sections for key, value in tree[section].items()}

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pavdit.audio.mel import mel_images
 from pavdit.config import ModelConfig
-from pavdit.data.loader import Batch, Clips, collate
+from pavdit.data.clips import Clips
+from pavdit.data.loader import Batch, collate
 
 CACHE_BYTES = 1 << 30
 """Mel images of a set that take no more than this are computed once."""

@@ -10,7 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from pavdit.config import TASKS, ConfigError, ModelConfig, RunConfig
-from pavdit.data.loader import Clips, open_clips
+from pavdit.data.clips import Clips, open_clips
 from pavdit.flow.path import draw_noise, interpolate, target_velocity
 from pavdit.flow.schedule import draw_times
 from pavdit.latents import PlaneLayout
@@ -111,6 +111,7 @@ class GeneratorStage:
         saved = open_checkpoint(config.train.autoencoder)
         mdsa = load_autoencoder(saved, config.model).to(device)
         train, held_out = open_clips(config.data, config.model.clip)
+        console.print(train.summary)
         config = _with_classes(config, train.class_names)
         console.print(f"encoding {len(train)} clips to train on, {len(held_out)} held out, with {saved.path}")
         unseen = encode_clips(mdsa, held_out, config.model, device) if len(held_out) else None

@@ -1,0 +1,92 @@
+"""The adversarial terms of eq. 10: hinge losses of both sides (arXiv 1705.02894) and feature matching."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pavdit.mdsa.discriminator import Judgement
+from pavdit.mdsa.loss import STREAM_WEIGHT, mean_over_present
+from pavdit.mdsa.streams import StreamMasks
+
+FEATURE_MATCHING_WEIGHT = 4.0
+
+STREAM_OF = {"frame": "video", "clip": "video", "spectrogram": "audio"}
+"""Which stream a discriminator judges."""
+
+
+def generator_terms(
+    real: Mapping[str, Judgement], fake: Mapping[str, Judgement], masks: StreamMasks | None = None
+) -> dict[str, Tensor]:
+    """What eq. 10 adds once gamma is 1: ``0.5 * (hinge + 4 * feature matching)``, both streams.
+
+    The hinge loss of the model is minus the mean logit of its output (it does not saturate); feature matching
+    is the L1 distance to the features of the real clip, summed over the layers below the logits. A stream
+    with two discriminators has the sum of theirs.
+
+    Args:
+        real: judgements of the clips; no gradient goes there.
+        fake: judgements of their reconstructions.
+        masks: samples without a stream do not count in that stream's terms.
+
+    Returns:
+        0-d tensors: ``adversarial`` (the total) and, unweighted, ``NAME_hinge`` and
+        ``NAME_feature_matching`` of every discriminator.
+    """
+    terms: dict[str, Tensor] = {}
+    total = torch.zeros((), device=fake["clip"].logits.device)
+    for name, judged in fake.items():
+        present = _present(name, masks)
+        hinge = mean_over_present(-_per_clip(judged.logits), present)
+        matching = torch.zeros_like(hinge)
+        for got, want in zip(judged.features, real[name].features, strict=True):
+            matching = matching + mean_over_present(_per_clip((got - want.detach()).abs()), present)
+        terms |= {f"{name}_hinge": hinge, f"{name}_feature_matching": matching}
+        total = total + STREAM_WEIGHT * (hinge + FEATURE_MATCHING_WEIGHT * matching)
+    return {"adversarial": total, **terms}
+
+
+def discriminator_terms(
+    real: Mapping[str, Judgement], fake: Mapping[str, Judgement], masks: StreamMasks | None = None
+) -> dict[str, Tensor]:
+    """The discriminators' loss, ``0.5 * (relu(1 - real) + relu(1 + fake))`` of each, and their health.
+
+    Args:
+        real, fake, masks: as for `generator_terms`, both with gradients.
+
+    Returns:
+        0-d tensors: ``loss`` (the sum) and per discriminator ``NAME_hinge_real`` and ``NAME_hinge_fake``
+        (both 1 for one that says nothing, 0 for one that has won), ``NAME_real`` and ``NAME_fake`` (mean
+        logits) and ``NAME_accuracy`` (share of clips on the right side of 0; 0.5: it knows nothing).
+    """
+    terms: dict[str, Tensor] = {}
+    total = torch.zeros((), device=fake["clip"].logits.device)
+    for name, judged in fake.items():
+        present = _present(name, masks)
+        right = []
+        for side, sign, logits in (("real", 1, real[name].logits), ("fake", -1, judged.logits)):
+            hinge = mean_over_present(_per_clip((1 - sign * _wide(logits)).relu()), present)
+            total = total + 0.5 * hinge
+            mean = _per_clip(logits.detach())
+            terms[f"{name}_hinge_{side}"] = hinge
+            terms[f"{name}_{side}"] = mean_over_present(mean, present)
+            right.append(mean_over_present((sign * mean > 0).float(), present))
+        terms[f"{name}_accuracy"] = (right[0] + right[1]) / 2
+    return {"loss": total, **terms}
+
+
+def _present(name: str, masks: StreamMasks | None) -> Tensor | None:
+    if masks is None:
+        return None
+    return masks.has_video if STREAM_OF[name] == "video" else masks.has_audio
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _per_clip(values: Tensor) -> Tensor:
+    """Mean over all but the batch, at least float32: ``(B,)``."""
+    return _wide(values).flatten(1).mean(1)
