@@ -11,7 +11,7 @@ from pavdit.batching import Request
 from pavdit.clip import Clip
 from pavdit.codec import Codec
 from pavdit.config import ModelConfig
-from pavdit.flow.graph import StepGraphs
+from pavdit.flow.graph import Graphs
 from pavdit.flow.path import draw_noise
 from pavdit.flow.sampler import Callback
 from pavdit.generated import Generated
@@ -41,7 +41,7 @@ class Synthesis:
     generator: Generator
     codec: Codec
     layout: PlaneLayout
-    graphs: StepGraphs | None
+    graphs: Graphs | None
     model_hash: str
 
     @torch.no_grad()
