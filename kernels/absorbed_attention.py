@@ -34,11 +34,10 @@ NUM_WARPS = 4
 NUM_STAGES = 3
 
 
-def tiles(length: int, dtype: torch.dtype) -> dict[str, object]:
+def tiles(length: int) -> dict[str, int]:
     """Sizes of a program for M tokens."""
-    padded = triton.next_power_of_2(max(length, 2))
-    precision = "ieee" if dtype == torch.float32 else "tf32"  # the latter means nothing to half precision
-    return {"HEADS": max(1, COLUMNS // padded), "LENGTH": padded, "PRECISION": precision}
+    padded = triton.next_power_of_2(length)
+    return {"HEADS": max(1, COLUMNS // padded), "LENGTH": padded}
 
 
 @triton.jit
@@ -55,7 +54,6 @@ def absorbed_attention_fwd_kernel(
     HEADS: tl.constexpr,
     LENGTH: tl.constexpr,
     DEPTH: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     clip = tl.program_id(2).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -71,7 +69,7 @@ def absorbed_attention_fwd_kernel(
         inside = depth < width - start
         a = tl.load(x_place + start, mask=in_rows[:, None] & inside[None, :], other=0.0)
         b = tl.load(key_place + start, mask=in_columns[None, :] & inside[:, None], other=0.0)
-        scores = tl.dot(a, b, scores, input_precision=PRECISION)
+        scores = tl.dot(a, b, scores)
     scores += tl.load(bias + key, mask=in_columns, other=0.0)[None, :]
     # a head beyond A stays finite: its columns are not stored
     scores = tl.where(token[None, :] < length, scores, float("-inf"))
@@ -87,7 +85,7 @@ def probabilities(x: torch.Tensor, keys: torch.Tensor, bias: torch.Tensor) -> to
     """Launch the kernel.
 
     Args:
-        x: ``(B, N, D)``, contiguous; float32, bfloat16 or float16.
+        x: ``(B, N, D)``, contiguous; bfloat16 or float16.
         keys: ``(B, A, M, D)``, dtype of `x`, contiguous.
         bias: ``(B, A, M)`` float32, contiguous.
 
@@ -98,7 +96,7 @@ def probabilities(x: torch.Tensor, keys: torch.Tensor, bias: torch.Tensor) -> to
     out = torch.empty((batch, rows, heads * length), dtype=x.dtype, device=x.device)
     if out.numel() == 0:
         return out
-    tile = tiles(length, x.dtype)
+    tile = tiles(length)
     grid = (triton.cdiv(rows, ROWS), triton.cdiv(heads, tile["HEADS"]), batch)
     with torch.cuda.device_of(x):
         absorbed_attention_fwd_kernel[grid](

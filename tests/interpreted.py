@@ -43,8 +43,8 @@ if INTERPRETED and importlib.util.find_spec("triton") is not None:
     repair_interpreter()
 
 
-def assert_passes_interpreted(file: str) -> None:
-    """Every test of `file` that has a device passes with the kernel serving the CPU.
+def assert_passes_interpreted(*files: str) -> None:
+    """Every test of the files that has a device passes with the kernels serving the CPU.
 
     A process of its own: Triton reads the variable when it is imported, and Inductor uses Triton too.
     """
@@ -54,7 +54,7 @@ def assert_passes_interpreted(file: str) -> None:
         pytest.skip("triton is not installed")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", "cpu or the_kernel_serves"]
     run = subprocess.run(
-        [*command, "-p", "no:cacheprovider", file],
+        [*command, "-p", "no:cacheprovider", *files],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

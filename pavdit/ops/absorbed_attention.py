@@ -26,7 +26,7 @@ def absorbed_attention(x: Tensor, keys: Tensor, bias: Tensor, values: Tensor) ->
     et al., arXiv 1706.03762, 3.2.2, with the order of its products changed.
 
     Args:
-        x: ``(B, N, D)``, float32, bfloat16 or float16 (float64: reference only).
+        x: ``(B, N, D)``, float32, bfloat16 or float16 (the wider ones: reference only).
         keys: ``(B, A, M, D)``, dtype of `x`, A and M > 0.
         bias: ``(B, A, M)`` float32; -inf on padding, at least one token of a row is none.
         values: ``(B, A, M, D)``, dtype of `x`.
@@ -68,7 +68,8 @@ def _check(x: Tensor, keys: Tensor, bias: Tensor, values: Tensor) -> None:
 
 
 def _served(x: Tensor, keys: Tensor) -> bool:
-    return native("absorbed_attention", x) and keys.shape[2] <= MAX_LENGTH
+    """The kernel is for tensor cores: in full float32 it would spill, and the library's product is better."""
+    return native("absorbed_attention", x) and x.dtype != torch.float32 and keys.shape[2] <= MAX_LENGTH
 
 
 def absorbed_attention_reference(x: Tensor, keys: Tensor, bias: Tensor, values: Tensor) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -108,10 +111,16 @@ class Block(nn.Module):
         attention: `SpatialAttention` or `TemporalAttention`.
         num_heads: A, of the cross-attention.
         mlp_ratio: width of the MLP's hidden layer over D.
+
+    Attributes:
+        norm: closes a residual and prepares the input of attention and MLP.
     """
+
+    norm: Callable[..., Any]
 
     def __init__(self, width: int, attention: SelfAttention, num_heads: int, mlp_ratio: int) -> None:
         super().__init__()
+        self.norm = gated_residual_adaln
         self.table = nn.Parameter(torch.randn(6, width) / width**0.5)
         self.attention = attention
         self.cross = CrossAttention(width, num_heads)
@@ -136,7 +145,7 @@ class Block(nn.Module):
             modulation: ``(B or 1, F, 6, D)``, `table` already added: shift, scale, gate of the attention,
                 then of the MLP.
             keys_values: ``(2, B, A, M, E)``, from `CrossAttention.keys_values`.
-            bias: ``(B, 1, 1, M)`` or None.
+            bias: ``(B, 1 or A, 1, M)`` or None.
             valid: ``(1, G, N)`` bool, False on padding tokens, or None.
 
         Returns:
@@ -144,9 +153,9 @@ class Block(nn.Module):
         """
         # (B or 1, F, D) each
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.unbind(2)
-        x, h = gated_residual_adaln(x, y, gate, shift_msa, scale_msa)
+        x, h = self.norm(x, y, gate, shift_msa, scale_msa)
         x = add_gated(x, self.attention(h, valid), gate_msa)
-        x, h = gated_residual_adaln(x, self.cross(x, keys_values, bias), None, shift_mlp, scale_mlp)
+        x, h = self.norm(x, self.cross(x, keys_values, bias), None, shift_mlp, scale_mlp)
         return x, self.mlp(h), gate_mlp
 
 
