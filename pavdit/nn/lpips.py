@@ -68,8 +68,9 @@ def _alexnet() -> list[nn.Module]:
     ]
 
 
-def _squeezenet(first: nn.Module, pools_after: tuple[int, int]) -> list[nn.Module]:
-    layers, channels = [first, nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)], first.out_channels
+def _squeezenet(first: nn.Conv2d, pools_after: tuple[int, int]) -> list[nn.Module]:
+    layers: list[nn.Module] = [first, nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)]
+    channels = first.out_channels
     for i, (squeezed, expanded) in enumerate(
         [(16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256)]
     ):
@@ -109,6 +110,8 @@ class LPIPS(nn.Module):
         self.name, self.features = _build(trunk)
         self.taps = TRUNKS[self.name].taps
         weights = _uniform(self) if heads is None else _read_heads(heads, self)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGE_STD).view(1, 3, 1, 1))
         self.heads = nn.ParameterList(weights)
@@ -158,7 +161,7 @@ def _build(path: Path) -> tuple[str, nn.Sequential]:
             features = nn.Sequential(*trunk.layers())
         if {key: t.shape for key, t in features.state_dict().items()} == shapes:
             features.load_state_dict({key: stored[f"features.{key}"].float() for key in shapes}, assign=True)
-            return name, features[: trunk.taps[-1] + 1]
+            return name, nn.Sequential(*list(features)[: trunk.taps[-1] + 1])
     raise DataError(
         f"{path}: want the features.* of one of {', '.join(TRUNKS)}, got {len(stored)} such tensors"
         + (f", features.0.weight {tuple(shapes['0.weight'])}" if "0.weight" in shapes else "")
