@@ -16,11 +16,24 @@ class DataConfig(Model):
 
     kind: Literal["bounce", "folder"] = "bounce"
     path: Path | None = None
-    """Folder of clips, for `kind: folder`; class names are the folders' names."""
+    """For `kind: folder`: a folder of clips as it is, or a table (.csv, .tsv) with a column `path`."""
+    layout: Literal["auto", "folders", "aist", "table"] = "auto"
+    """What tells a file's class: the folder above it; AIST++'s genre in its name; a row of a table (VGGSound,
+    AudioSet, Landscape or any csv). `auto` takes the table where there is one, and says what it found."""
+    labels: Path | None = None
+    """The table, where `path` is a folder; None: the only .csv or .tsv that lies in the folder itself."""
+    captions: Literal["auto", "labels"] = "auto"
+    """`auto`: the .txt beside the clip, else the table's, else "a video of <class>"; `labels`: only that."""
+    splits: Literal["auto", "ignore"] = "auto"
+    """`auto`: where the set has parts, train on `train` and hold out of the others. `ignore`: all are one."""
+    bad_files: Literal["refuse", "skip"] = "refuse"
+    """A file that cannot be used ends the run, or is left out and named; in training the next clip of the
+    order stands in for one that does not decode, the same one in every run."""
     num_clips: int | None = Field(None, ge=1)
     """Clips to use; None is all of a folder (`bounce` needs a number)."""
     held_out: int = Field(0, ge=0)
-    """Clips kept for validation, never trained on (the last ones of `num_clips`)."""
+    """Clips kept for validation, never trained on: of the set's own test part where it has one, else the last
+    ones of `num_clips`."""
     segments: Literal["first", "all", "random"] = "all"
     """Which clip-long segments of a longer file are used."""
     resize: Literal["crop", "mmdiffusion"] = "crop"
@@ -35,6 +48,8 @@ class DataConfig(Model):
             raise ValueError("data: want path for kind 'folder', got none")
         if self.kind == "bounce" and self.num_clips is None:
             raise ValueError("data: want num_clips for kind 'bounce', got none")
+        if self.labels is not None and self.layout not in ("auto", "table"):
+            raise ValueError(f"data: want layout 'table' beside labels, got {self.layout!r}")
         if self.num_clips is not None and self.held_out >= self.num_clips:
             raise ValueError(f"data: want held_out < num_clips, got {self.held_out} >= {self.num_clips}")
         return self
@@ -58,6 +73,10 @@ class TrainConfig(Model):
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)
     warmup_steps: int = Field(0, ge=0)
+    accumulate: int = Field(1, ge=1)
+    """Equal parts of a batch that are computed one after another, where the whole takes too much memory."""
+    adversary_learning_rate: float | None = Field(None, gt=0)
+    """Of the discriminators; None is `learning_rate`."""
     gradient_clip: float = Field(1.0, gt=0)
     ema_decay: float = Field(0.9999, ge=0, lt=1)
     perceptual_weight: float = Field(4.0, ge=0)
@@ -69,6 +88,8 @@ class TrainConfig(Model):
     checkpoint_every: int = Field(500, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
     log_every: int = Field(10, ge=1)
+    show_every: int | None = Field(None, ge=1)
+    """Steps between what people look at: pictures and clips in ``RUN/shown``; None: never."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Autocast dtype; weights and optimiser state stay float32."""
     device: str = "auto"
@@ -79,6 +100,10 @@ class TrainConfig(Model):
     def _check(self) -> TrainConfig:
         if self.stage == "generator" and self.autoencoder is None:
             raise ValueError("train: want autoencoder (a checkpoint) for stage 'generator', got none")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"train: want batch_size a multiple of accumulate = {self.accumulate}, got {self.batch_size}"
+            )
         return self
 
 
