@@ -20,8 +20,8 @@ from pavdit.options import SamplingOptions
 from pavdit.sampling import BoundVelocity, Captions, sample_batch
 from pavdit.tasks import GIVEN, MADE_ALONE, with_given
 from pavdit.text import to_bucket
-from pavdit.train.loop import NonFiniteError
 from pavdit.train.models import Generator
+from pavdit.train.trainer import NonFiniteError
 
 
 @dataclass(frozen=True, slots=True)

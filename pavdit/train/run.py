@@ -18,8 +18,11 @@ from pavdit.train.autoencoder import AutoencoderStage
 from pavdit.train.checkpoint import Checkpoint
 from pavdit.train.generator import GeneratorStage
 from pavdit.train.lock import run_lock
-from pavdit.train.loop import Outcome, Stage, Trainer, fit, progress_console
+from pavdit.train.log import progress_console
+from pavdit.train.loop import Outcome, fit
 from pavdit.train.models import choose_device
+from pavdit.train.stage import Stage
+from pavdit.train.trainer import Trainer
 
 
 def run_training(config: RunConfig, resume: str = "auto", console: Console | None = None) -> Outcome:
@@ -51,6 +54,8 @@ def run_training(config: RunConfig, resume: str = "auto", console: Console | Non
         if saved is not None:
             trainer.restore(saved)
             console.print(f"resuming {saved.path} at step {saved.step}")
+        elif config.train.first_stage is not None:
+            trainer.begin_second_stage(checkpoints.open_checkpoint(config.train.first_stage))
         _write_config(run_dir / "config.yaml", config)
         return fit(trainer, console)
 
