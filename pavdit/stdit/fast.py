@@ -112,7 +112,6 @@ class FastSTDiT(STDiT):
             )
         twin = _twin(exact)
         self.__dict__.update(twin.__dict__)
-        self.compiled = False
         self.absorbed = absorbed
         self.form = "+".join(["fp8"] * fp8 + ["absorbed"] * absorbed)
         self.blocks = nn.ModuleList(_block(b, fp8, absorbed) for b in exact.blocks)  # type: ignore[assignment]
@@ -175,12 +174,13 @@ def _twin(module: Module) -> Module:
     twin._modules = dict(module._modules)
     twin._parameters = dict(module._parameters)
     twin._buffers = dict(module._buffers)
-    twin._compiled_call_impl = None
     return twin
 
 
 def _block(exact: Block, fp8: bool, absorbed: bool) -> Block:
     block = _twin(exact)
+    for part in ("attend", "transform"):  # what was compiled for the exact one is its own
+        block.__dict__.pop(part, None)
     if absorbed:
         block.cross = AbsorbedCrossAttention(exact.cross)
     if fp8:

@@ -54,6 +54,8 @@ def run_training(config: RunConfig, resume: str = "auto", console: Console | Non
         if saved is not None:
             trainer.restore(saved)
             console.print(f"resuming {saved.path} at step {saved.step}")
+        elif config.train.first_stage is not None:
+            trainer.begin_second_stage(checkpoints.open_checkpoint(config.train.first_stage))
         _write_config(run_dir / "config.yaml", config)
         return fit(trainer, console)
 
