@@ -19,6 +19,7 @@ from pavdit.mdsa.autoencoder import MDSA
 from pavdit.media import read_clip
 from pavdit.options import Choices, SamplingOptions
 from pavdit.runtime import Runtime, Settings
+from pavdit.stdit.fast import Networks
 from pavdit.synthesis import Synthesis
 from pavdit.tasks import Stream, choose_task
 from pavdit.train.checkpoint import open_checkpoint
@@ -55,8 +56,13 @@ class Pipeline:
         self.graphs = Graphs() if runtime.graph.on else None
         self.codec = Codec(config, mdsa.to(*place).eval(), *place, self.graphs)
         self.generator = None if generator is None else generator.to(*place).eval()
-        if runtime.compile.on and self.generator is not None:
-            self.generator.stdit.compile_blocks()
+        self.networks = None
+        if self.generator is not None:
+            self.networks = Networks.of(
+                self.generator.stdit, fp8=runtime.fp8.on, absorbed=runtime.absorbed.on
+            )
+            if runtime.compile.on:
+                self.networks.compile_blocks()
         self.layout = PlaneLayout.choose(config.grid, config.stdit.layout)
 
     @property
@@ -76,6 +82,8 @@ class Pipeline:
             "dtype": str(runtime.dtype).removeprefix("torch."),
             "graph": graph,
             "compile": str(runtime.compile),
+            "fp8": str(runtime.fp8),
+            "absorbed": str(runtime.absorbed),
         }
 
     @property
@@ -206,7 +214,7 @@ class Pipeline:
         **choices: Unpack[Choices],
     ) -> Iterator[tuple[int, Generated]]:
         """As calling the pipeline, but every clip comes with its index as soon as its batch is done."""
-        if self.generator is None:
+        if self.generator is None or self.networks is None:
             raise ValueError(
                 "checkpoint: want a generator's, got an autoencoder's, which only encodes and decodes"
             )
@@ -214,7 +222,13 @@ class Pipeline:
         given = video if options.task == "v2a" else audio
         requests = requests_for(prompt, n, seed, self.generator.text, self.config.stdit.max_text_length)
         synthesis = Synthesis(
-            self.config, self.generator, self.codec, self.layout, self.graphs, self.model_hash
+            self.config,
+            self.generator,
+            self.networks,
+            self.codec,
+            self.layout,
+            self.graphs,
+            self.model_hash,
         )
         made = in_batches(
             requests,
