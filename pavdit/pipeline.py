@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from pathlib import Path
 
 from typing_extensions import Unpack
 
+from pavdit.agreement import Agreement
 from pavdit.batching import BatchSize, in_batches, requests_for
 from pavdit.clip import Clip
 from pavdit.codec import Codec
@@ -237,3 +239,25 @@ class Pipeline:
             lambda batch: synthesis.make(batch, options, given, callback),
         )
         return ((request.index, clip) for request, clip in made)
+
+    def error_against_exact(
+        self,
+        prompt: str | None = None,
+        video: Clip | None = None,
+        audio: Clip | None = None,
+        task: str = "auto",
+        seed: int = 0,
+        **choices: Unpack[Choices],
+    ) -> Agreement:
+        """How far a clip is from that of the same noise without any fast switch.
+
+        Arguments and errors as for calling the pipeline; makes the clip both ways.
+        """
+        exact = copy(self)
+        exact.networks = None if self.generator is None else Networks.of(self.generator.stdit)
+        plain = choices | {"guidance_interval": None, "step_cache": None}
+        latents = [
+            pipe(prompt, video, audio, task, seed=seed, **chosen)[0].latent[None].to(self.runtime.device)
+            for pipe, chosen in ((self, choices), (exact, plain))
+        ]
+        return Agreement.of(self.codec, self.layout, *latents)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +11,11 @@ import torch
 from nano import nano
 from torch import Tensor
 
+from pavdit.cli.main import OK, USAGE, main
 from pavdit.flow.graph import Graphs
 from pavdit.flow.step_cache import StepCache
 from pavdit.latents import PlaneLayout
+from pavdit.media import probe
 from pavdit.options import SamplingOptions
 from pavdit.runtime import Runtime
 from pavdit.sampling import BoundVelocity, Captions, sample_batch
@@ -61,8 +65,8 @@ SWITCHES: dict[str, tuple[dict[str, bool], dict[str, Any], float, float]] = {
     "guidance interval": ({}, {"guidance_interval": (0.0, 0.5)}, 0.01, 0.2),
     "step cache": ({}, {"step_cache": CACHE}, 0.01, 0.3),
 }
-"""Forms of the network, options, and between which errors of P each must lie; in float32 on an AVX2 machine they
-are 0.025, 3e-7, 0.08 and 0.11."""
+"""Forms of the network, options, and between which errors of P each must lie; in float32 on an AVX2 machine
+they are 0.025, 3e-7, 0.08 and 0.11."""
 
 
 @pytest.mark.parametrize("name", SWITCHES)
@@ -166,3 +170,51 @@ def test_message(options: dict[str, Any], message: str) -> None:
 def test_there_are_two_tiers() -> None:
     with pytest.raises(ValueError, match="tier: want exact or fast, got 'quick'"):
         Runtime.choose(tier="quick")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("flags", "tier", "cache"),
+    [
+        ([], "exact", "none"),
+        (["--tier", "fast", "--step-cache", "2,0-1,0-1", "--error"], "fp8+absorbed", "2,0-1,0-1"),
+        (["--tier", "fast", "--no-fp8"], "absorbed", "none"),
+    ],
+    ids=["exact", "fast", "absorbed"],
+)
+def test_generate_has_the_switches_and_the_file_names_them(
+    nano_generator_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    tier: str,
+    cache: str,
+) -> None:
+    command = ["generate", "--checkpoint", str(nano_generator_run), "-o", str(tmp_path / "clip.mp4")]
+    assert main([*command, *flags, "--guidance-interval", "0.1", "0.9"]) == OK
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == ("--error" in flags)
+    assert all(
+        re.match(r"against exact: P off by \d+\.\d\d% .* dB PSNR, mel \d+\.\d\d dB RMS", x) for x in lines
+    )
+    facts = probe(tmp_path / "clip.mp4").metadata
+    assert (facts["tier"], facts["step_cache"], facts["guidance_interval"]) == (tier, cache, "0.1-0.9")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tier", "quick"], "tier: want exact or fast, got 'quick'"),
+        (["--step-cache", "x"], "step_cache: want EVERY[,BLOCKS[,TIMES]] like 2,0.25-0.75,0.2-0.8, got 'x'"),
+    ],
+    ids=["tier", "cache"],
+)
+def test_generate_refuses_in_one_line(
+    nano_generator_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    message: str,
+) -> None:
+    command = ["generate", "--checkpoint", str(nano_generator_run), "-o", str(tmp_path / "clip.mp4")]
+    assert main([*command, *flags]) == USAGE
+    assert message in capsys.readouterr().err

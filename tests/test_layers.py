@@ -15,7 +15,7 @@ LEVELS = {
     "mdsa": 3, "stdit": 3, "flow": 3, "text": 3, "metrics": 3,
     "data": 4, "baselines": 4,
     "tasks": 1, "options": 4, "runtime": 4, "generated": 2,
-    "train": 5, "sampling": 5, "codec": 5, "batching": 5, "synthesis": 5, "pipeline": 5,
+    "train": 5, "sampling": 5, "codec": 5, "agreement": 5, "batching": 5, "synthesis": 5, "pipeline": 5,
     "cli": 6,
 }  # fmt: skip
 STRANGERS = {"mdsa", "stdit", "flow", "text", "metrics"}
