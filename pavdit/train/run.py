@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from pavdit.train.lock import run_lock
 from pavdit.train.log import progress_console
 from pavdit.train.loop import Outcome, fit
 from pavdit.train.models import choose_device
+from pavdit.train.ranks import joined, on_first
 from pavdit.train.stage import Stage
 from pavdit.train.trainer import Trainer
 
@@ -39,22 +41,28 @@ def run_training(config: RunConfig, resume: str = "auto", console: Console | Non
         NonFiniteError: loss or gradient stayed non-finite.
         OSError: the disk is full, or another process trains in the run directory.
     """
-    console = console or progress_console()
-    run_dir, device = config.train.run_dir, choose_device(config.train.device)
-    torch.manual_seed(config.train.seed)
-    build = AutoencoderStage.open if config.train.stage == "autoencoder" else GeneratorStage.open
-    stage: Stage
-    config, stage = build(config, device, console)
-    with run_lock(run_dir):
-        checkpoints.sweep(run_dir)
-        saved = _resume_point(run_dir, resume, console)
-        for stem, tensors in stage.frozen.items():
-            _keep_frozen(run_dir / f"{stem}.safetensors", tensors)
+    run_dir = config.train.run_dir
+    with joined(choose_device(config.train.device)) as device, ExitStack() as stack:
+        console = console or progress_console()
+        torch.manual_seed(config.train.seed)
+        build = AutoencoderStage.open if config.train.stage == "autoencoder" else GeneratorStage.open
+        stage: Stage
+        config, stage = build(config, device, console)
+        on_first(lambda: stack.enter_context(run_lock(run_dir)))
+
+        def prepare() -> Checkpoint | None:
+            checkpoints.sweep(run_dir)
+            saved = _resume_point(run_dir, resume, console)
+            for stem, tensors in stage.frozen.items():
+                _keep_frozen(run_dir / f"{stem}.safetensors", tensors)
+            _write_config(run_dir / "config.yaml", config)
+            return saved
+
+        saved = on_first(prepare)
         trainer = Trainer(config, stage)
         if saved is not None:
             trainer.restore(saved)
             console.print(f"resuming {saved.path} at step {saved.step}")
-        _write_config(run_dir / "config.yaml", config)
         return fit(trainer, console)
 
 
