@@ -39,7 +39,9 @@ def fit(trainer: Trainer, console: Console | None = None) -> Outcome:
     train, stage, console = trainer.config.train, trainer.stage, console or progress_console()
     outcome, clock = Outcome(trainer.step), trainer.seconds
     with stop_signals() as signalled, Log(train, console) as log:
-        log.event("start", trainer.step, parameters=sum(p.numel() for p in stage.model.parameters()))
+        parameters = sum(p.numel() for p in stage.model.parameters())
+        origin = {"first_stage": trainer.first_stage} if trainer.first_stage else {}
+        log.event("start", trainer.step, parameters=parameters, **origin)
         window, agree = Window(), Agreement(trainer.seconds)
 
         def settle(behind: int) -> None:
