@@ -73,6 +73,10 @@ class TrainConfig(Model):
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)
     warmup_steps: int = Field(0, ge=0)
+    accumulate: int = Field(1, ge=1)
+    """Equal parts of a batch that are computed one after another, where the whole takes too much memory."""
+    adversary_learning_rate: float | None = Field(None, gt=0)
+    """Of the discriminators; None is `learning_rate`."""
     gradient_clip: float = Field(1.0, gt=0)
     ema_decay: float = Field(0.9999, ge=0, lt=1)
     perceptual_weight: float = Field(4.0, ge=0)
@@ -84,6 +88,8 @@ class TrainConfig(Model):
     checkpoint_every: int = Field(500, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
     log_every: int = Field(10, ge=1)
+    show_every: int | None = Field(None, ge=1)
+    """Steps between what people look at: pictures and clips in ``RUN/shown``; None: never."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Autocast dtype; weights and optimiser state stay float32."""
     device: str = "auto"
@@ -94,6 +100,10 @@ class TrainConfig(Model):
     def _check(self) -> TrainConfig:
         if self.stage == "generator" and self.autoencoder is None:
             raise ValueError("train: want autoencoder (a checkpoint) for stage 'generator', got none")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"train: want batch_size a multiple of accumulate = {self.accumulate}, got {self.batch_size}"
+            )
         return self
 
 

@@ -16,6 +16,8 @@ from pavdit.mdsa.loss import draw_frames, mdsa_loss
 from pavdit.mdsa.streams import draw_stream_masks
 from pavdit.metrics.signal import psnr
 from pavdit.train.examples import Analyser, batch_indices, in_order, mean_clip, step_generator
+from pavdit.train.parallel import WHOLE, Part
+from pavdit.train.shown import Shown
 
 VALIDATION_BATCH = 8
 
@@ -39,10 +41,11 @@ class AutoencoderStage:
         self.validation, self.split = (held_out, "held_out") if len(held_out) else (train, "train")
         self.model = MDSA(config.model).to(device)
         self._calibrate()
+        self.adversary = None
         self.frozen: Mapping[str, Mapping[str, Tensor]] = {}
         self.analyse = Analyser(config.model, train)
         self.batches: Iterator[Batch] = iter(())
-        self.next_step = -1
+        self.next = (-1, 0)
         self.mean: tuple[Tensor, Tensor] | None = None
 
     @classmethod
@@ -69,17 +72,20 @@ class AutoencoderStage:
         examples = Analyser(self.config.model)(collate(clips), self.device)
         self.model.calibrate(examples.video, examples.mel)
 
-    def loss(self, step: int) -> dict[str, Tensor]:
-        """Terms of the reconstruction loss of update `step`.
+    def loss(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
+        """Terms of the reconstruction loss of a part of update `step`.
 
         Raises:
             DataError: a clip cannot be read.
         """
         train, model = self.config.train, self.config.model
-        examples = self.analyse(self._batch(step), self.device)
+        examples = self.analyse(self._batch(step, part), self.device)
         random = step_generator(train.seed, step)
-        masks = draw_stream_masks(train.batch_size, model.mdsa.stream_dropout, random).to(self.device)
-        frames = draw_frames(train.batch_size, model.clip.num_frames, random).to(self.device)
+        masks = draw_stream_masks(train.batch_size, model.mdsa.stream_dropout, random)
+        frames = draw_frames(train.batch_size, model.clip.num_frames, random)
+        present = [has.sum().clamp(min=1) * part.share for has in (masks.has_video, masks.has_audio)]
+        rows = part.rows(train.batch_size)
+        masks, frames = masks.rows(rows).to(self.device), frames[rows].to(self.device)
         output = self.model(examples.video, examples.mel, masks)
         return mdsa_loss(
             output,
@@ -87,24 +93,41 @@ class AutoencoderStage:
             examples.mel,
             frames,
             masks,
+            (present[0].to(self.device), present[1].to(self.device)),
             perceptual_weight=train.perceptual_weight,
             l1_beta=train.l1_beta,
         )
 
-    def _batch(self, step: int) -> Batch:
-        if step != self.next_step:  # the first update, or the first after resuming
-            train, data = self.config.train, self.config.data
-            self.batches = batches(
-                self.train,
-                train.batch_size,
-                seed=train.seed,
-                start_step=step,
-                num_workers=train.num_workers,
-                flip_probability=data.flip_probability,
-            )
-        self.next_step = step + 1
+    def adversary_loss(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
+        """There is no adversary."""
+        return {}
+
+    def clip_names(self, step: int) -> tuple[str, ...]:
+        """The clips of update `step`."""
+        return next(self._batches(step, WHOLE)).names
+
+    def _batch(self, step: int, part: Part) -> Batch:
+        if (step, part.index) != self.next:  # the first update, or the first after resuming
+            self.batches = self._batches(step, part)
+            for _ in range(part.index):
+                next(self.batches)
+        self.next = (step, part.index + 1) if part.index + 1 < part.count else (step + 1, 0)
         with torch.random.fork_rng(devices=[]):  # a new loader draws from the global generator
             return next(self.batches)
+
+    def _batches(self, step: int, part: Part) -> Iterator[Batch]:
+        train, data = self.config.train, self.config.data
+        return batches(
+            self.train,
+            train.batch_size,
+            seed=train.seed,
+            start_step=step,
+            parts=part.count,
+            rank=part.rank,
+            world_size=part.ranks,
+            num_workers=train.num_workers,
+            flip_probability=data.flip_probability,
+        )
 
     @torch.no_grad()
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -122,3 +145,7 @@ class AutoencoderStage:
                     psnr(mean.to(want).expand_as(want), want, peak=2.0)
                 )
         return {f"{self.split}_{name}": torch.cat(values).mean().item() for name, values in measured.items()}
+
+    def show(self, model: nn.Module) -> Shown:
+        """Nothing yet."""
+        return Shown()

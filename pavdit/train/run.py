@@ -18,8 +18,11 @@ from pavdit.train.autoencoder import AutoencoderStage
 from pavdit.train.checkpoint import Checkpoint
 from pavdit.train.generator import GeneratorStage
 from pavdit.train.lock import run_lock
-from pavdit.train.loop import Outcome, Stage, Trainer, fit, progress_console
+from pavdit.train.log import progress_console
+from pavdit.train.loop import Outcome, fit
 from pavdit.train.models import choose_device
+from pavdit.train.stage import Stage
+from pavdit.train.trainer import Trainer
 
 
 def run_training(config: RunConfig, resume: str = "auto", console: Console | None = None) -> Outcome:
