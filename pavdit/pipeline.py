@@ -85,23 +85,31 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, device: str = "auto", **settings: Unpack[Settings]
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        text_path: Path | None = None,
+        **settings: Unpack[Settings],
     ) -> Pipeline:
         """Load averaged weights from a checkpoint or a run directory of either stage.
 
         Args:
             path: the checkpoint or run directory.
             device: ``auto`` is CUDA where there is one.
+            text_path: folder of the language model that the generator takes its prompts from; None: where it
+                lay in training.
             settings: how the models run, see `pavdit.runtime.Settings`.
 
         Raises:
-            CheckpointError: nothing is there, it is damaged, or its weights do not fit its configuration.
-            ConfigError: there is no such device.
+            CheckpointError: nothing is there, it is damaged, its weights do not fit its configuration, or the
+                language model is another one.
+            ConfigError: there is no such device, or no language model.
             ValueError: a setting does not exist, or not on this device.
         """
         runtime = Runtime.choose(choose_device(device), **settings)
         saved = open_checkpoint(Path(path))
-        generator = load_generator(saved) if saved.config.train.stage == "generator" else None
+        is_generator = saved.config.train.stage == "generator"
+        generator = load_generator(saved, runtime.device, text_path) if is_generator else None
         return cls(
             saved.config.model,
             load_autoencoder(saved),

@@ -1,11 +1,11 @@
-"""A T5 encoder with random weights and a tokenizer of a few words, as a folder like those that people have."""
+"""A T5 encoder with random weights and a tokenizer of a few words, as a folder like people's."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 WIDTH = 32
-WORDS = "</s> <pad> <unk> a dog barks in the rain video of wood metal".split()
+WORDS = ["</s>", "<pad>", "<unk>", "a", "dog", "barks", "in", "the", "rain", "video", "of", "wood", "metal"]
 
 
 def write_tiny_t5(folder: Path, seed: int = 0) -> Path:

@@ -9,7 +9,10 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``pavdit generate``."""
     parser.add_argument(
-        "prompt", nargs="?", help="a class or 'a video of <class>'; without one: no condition"
+        "prompt",
+        nargs="?",
+        help="a class or 'a video of <class>', or any text where a language model reads it; "
+        "without one: no condition",
     )
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="a generator's checkpoint or run directory"
@@ -24,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=_batch_size, default="auto", help="clips at a time (default: auto)"
     )
+    parser.add_argument("--text-path", type=Path, help="the language model's folder, if it has moved")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
     parser.add_argument("--device", default="auto")
     parser.add_argument(
@@ -40,7 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     from pavdit.pipeline import Pipeline
 
     paths = output_paths(arguments.output, arguments.n, arguments.seed)
-    pipeline = Pipeline.from_pretrained(arguments.checkpoint, arguments.device, dtype=arguments.dtype)
+    pipeline = Pipeline.from_pretrained(
+        arguments.checkpoint, arguments.device, arguments.text_path, dtype=arguments.dtype
+    )
     video, audio = (
         None if path is None else pipeline.read(path) for path in (arguments.video, arguments.audio)
     )

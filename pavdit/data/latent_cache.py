@@ -1,8 +1,8 @@
 """Latents of a set of clips, encoded once: what the generator trains on instead of files.
 
-A row belongs to one clip and is found by what made it: the bytes of the file and which piece of it, the weights of
-the autoencoder, how clips are read and analysed (options and code), the layout of P and the dtype. Whatever
-changes, the row has another name and the old one is not found; so nothing stale is ever used.
+A row belongs to one clip and is found by what made it: the bytes of the file and which piece of it, the
+weights of the autoencoder, how clips are read and analysed (options and code), the layout of P and the dtype.
+Whatever changes, the row has another name and the old one is not found; so nothing stale is ever used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pavdit.config import ModelConfig
 from pavdit.data.clips import Clips
 from pavdit.data.digests import FileDigests
 from pavdit.data.loader import collate
-from pavdit.data.shards import Share, Shards, content_key
+from pavdit.data.shards import ALL, Shards, Share, content_key
 from pavdit.files import tensors_record
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
@@ -88,7 +88,7 @@ class LatentCache:
         root: folder of all caches.
         mdsa: the autoencoder, where it runs.
         config: sizes.
-        reading: the other options that decide what is read from a file.
+        options: whatever else decides what is read from a file and what the autoencoder makes of it.
         dtype: of the stored latents: ``float32`` or ``float16``.
 
     Raises:
@@ -96,14 +96,14 @@ class LatentCache:
     """
 
     def __init__(
-        self, root: Path, mdsa: MDSA, config: ModelConfig, reading: Mapping[str, Any], dtype: str = "float32"
+        self, root: Path, mdsa: MDSA, config: ModelConfig, options: Mapping[str, Any], dtype: str = "float32"
     ) -> None:
         self.mdsa, self.config, self.dtype = mdsa, config, STORED[dtype]
         self.layout = PlaneLayout.choose(config.grid, config.stdit.layout)
         made_by = {
             "weights": tensors_record(mdsa.state_dict()).sha256,
-            "sizes": config.model_dump(mode="json", include={"clip", "mel", "mdsa"}),
-            "reading": dict(reading) | {"code": reading_code()},
+            "options": dict(options),
+            "code": reading_code(),
             "layout": self.layout.name,
             "dtype": dtype,
         }
@@ -117,7 +117,7 @@ class LatentCache:
         clips: Clips,
         *,
         mirrored: bool = False,
-        share: Share = Share(),
+        share: Share = ALL,
         say: Callable[[str], None],
         progress: Callable[[int, int], None],
     ) -> None:
@@ -190,9 +190,8 @@ class LatentCache:
                 batch = places[first : first + ENCODING_BATCH]
                 read_clips = list(zip(batch, decoded, strict=False))
                 good = [(place, clip) for place, clip in read_clips if isinstance(clip, Clip)]
-                for place, error in read_clips:
-                    if isinstance(error, DataError):
-                        say(f"left out: {error}")
+                for error in (result for _, result in read_clips if isinstance(result, DataError)):
+                    say(f"left out: {error}")
                 flips = torch.tensor([place >= len(clips) for place, _ in good])
                 if good:
                     yield from zip(

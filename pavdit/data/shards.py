@@ -1,7 +1,7 @@
 """Rows of tensors under keys that name their content, in files that are whole or absent.
 
-A shard is one safetensors file whose metadata list its keys and carry the sha256 of all the rest of it, so a file
-says by itself what it holds and whether it is as it was written. There is no index to fall behind.
+A shard is one safetensors file whose metadata list its keys and carry the sha256 of all the rest of it, so a
+file says by itself what it holds and whether it is as it was written. There is no index to fall behind.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ class Share:
     count: int = 1
 
 
+ALL = Share()
+
+
 class Shards:
     """A directory of shards.
 
@@ -76,7 +79,7 @@ class Shards:
         keys: Sequence[str],
         encode: Encode,
         *,
-        share: Share = Share(),
+        share: Share = ALL,
         say: Callable[[str], None],
         progress: Callable[[int, int], None],
     ) -> None:

@@ -4,4 +4,13 @@ from pavdit.text.classes import ClassEncoder
 from pavdit.text.pretrained import EncoderFiles, PretrainedEncoder
 from pavdit.text.tokens import BUCKETS, TextEncoder, TextTokens, bucket_of, to_bucket
 
-__all__ = ["BUCKETS", "ClassEncoder", "EncoderFiles", "PretrainedEncoder", "TextEncoder", "TextTokens", "bucket_of", "to_bucket"]
+__all__ = [
+    "BUCKETS",
+    "ClassEncoder",
+    "EncoderFiles",
+    "PretrainedEncoder",
+    "TextEncoder",
+    "TextTokens",
+    "bucket_of",
+    "to_bucket",
+]

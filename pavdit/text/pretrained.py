@@ -6,6 +6,7 @@ The models run through `transformers`, from files that lie on this machine; noth
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import json
 from collections import OrderedDict
@@ -59,15 +60,15 @@ class EncoderFiles:
         path = config.path or _packaged_minilm()
         if not path.is_dir():
             raise ConfigError(f"text.path: want a folder with a language model, got {path}, which is none")
-        names = [*sorted(p.name for p in path.glob("*.safetensors")), *TOKENIZER_FILES]
-        found = [path / name for name in names if (path / name).is_file()]
-        if not found or found[0].suffix != ".safetensors" or len(found) == len(list(path.glob("*.safetensors"))):
+        weights = sorted(path.glob("*.safetensors"))
+        tokenizer = [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
+        if not weights or not tokenizer:
             raise DataError(
                 f"{path}: want weights (*.safetensors) and a tokenizer ({', '.join(TOKENIZER_FILES)}), "
-                f"got {', '.join(p.name for p in found) or 'neither'}"
+                f"got {', '.join(file.name for file in weights + tokenizer) or 'neither'}"
             )
         digest = hashlib.sha256()
-        for file in found:
+        for file in weights + tokenizer:
             digest.update(f"{file.name} {file_record(file).sha256}\n".encode())
         return cls(config.encoder, path, _width(path / "config.json"), digest.hexdigest()[:12])
 
@@ -82,7 +83,7 @@ class EncoderFiles:
         import transformers
 
         transformers.utils.logging.disable_progress_bar()
-        classes = {"minilm": transformers.BertModel, "t5": transformers.T5EncoderModel}
+        classes: dict[str, Any] = {"minilm": transformers.BertModel, "t5": transformers.T5EncoderModel}
         half = self.kind == "t5" and device.type == "cuda"
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(self.path, local_files_only=True)
@@ -154,9 +155,7 @@ class PretrainedEncoder:
 
 def _packaged_minilm() -> Path:
     _require(MINILM_PACKAGE, "minilm")
-    spec = importlib.util.find_spec(MINILM_PACKAGE)
-    assert spec is not None and spec.origin is not None
-    return Path(spec.origin).parent / "model"
+    return Path(importlib.import_module(MINILM_PACKAGE).MODEL_DIR)
 
 
 def _require(package: str, kind: str) -> None:

