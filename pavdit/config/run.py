@@ -67,6 +67,11 @@ class TrainConfig(Model):
     """Where the generator's clips lie encoded, for any number of runs; None: `latents` beside `run_dir`."""
     latent_dtype: Literal["float32", "float16"] = "float32"
     """Of the latents in the cache; half the disk at 1/2048 relative."""
+    first_stage: Path | None = None
+    """Checkpoint or run directory of an autoencoder's first stage: this run is its second (`model.mdsa.kl`,
+    `model.mdsa.adversarial`), and begins with its weights, average and optimiser. None: a first stage."""
+    disc_start: int = Field(0, ge=0)
+    """Step of a second stage from which on the discriminators count and learn (eq. 12)."""
     num_steps: int = Field(..., ge=1)
     time_limit_seconds: float | None = Field(None, gt=0)
     """Stop (and save) after this long, if the steps are not done before."""
@@ -83,7 +88,14 @@ class TrainConfig(Model):
     """Of the discriminators; None is `learning_rate`."""
     gradient_clip: float = Field(1.0, gt=0)
     ema_decay: float = Field(0.9999, ge=0, lt=1)
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass instead of keeping them: the same gradients, less memory."""
     perceptual_weight: float = Field(4.0, ge=0)
+    lpips_trunk: Path | None = None
+    """Weights of VGG16, AlexNet or SqueezeNet (torchvision's names) for the perceptual term; None is
+    multi-scale gradient L1."""
+    lpips_heads: Path | None = None
+    """Weights of LPIPS' linear heads for that trunk; None weighs all channels alike."""
     l1_beta: float = Field(0.0, ge=0)
     """Pixel errors below this count quadratically; 0 is the paper's L1. Short runs on flat pictures want it:
     L1 spends itself on the last percent of a background before it learns a small moving object."""
@@ -107,6 +119,14 @@ class TrainConfig(Model):
     def _check(self) -> TrainConfig:
         if self.stage == "generator" and self.autoencoder is None:
             raise ValueError("train: want autoencoder (a checkpoint) for stage 'generator', got none")
+        if self.stage == "generator" and self.first_stage is not None:
+            raise ValueError(f"train: want first_stage for stage 'autoencoder' alone, got {self.first_stage}")
+        if self.disc_start and self.first_stage is None:
+            raise ValueError(
+                f"train: want first_stage (a checkpoint) beside disc_start, got {self.disc_start} alone"
+            )
+        if self.lpips_heads is not None and self.lpips_trunk is None:
+            raise ValueError(f"train: want lpips_trunk beside lpips_heads, got {self.lpips_heads} alone")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"train: want batch_size a multiple of accumulate = {self.accumulate}, got {self.batch_size}"

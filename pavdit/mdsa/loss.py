@@ -23,6 +23,9 @@ KL_WEIGHT = 6e-6
 
 NUM_GRADIENT_SCALES = 3
 
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""Of two batches of pictures ``(B, C, H, W)``, per picture: ``(B,)``."""
+
 
 def draw_frames(batch: int, num_frames: int, generator: torch.Generator | None = None) -> Tensor:
     """One frame index per clip, ``(B,)`` int64, for the perceptual term."""
@@ -41,7 +44,7 @@ def mdsa_loss(
     pixel_weight: float = 4.0,
     l1_beta: float = 0.0,
     perceptual_weight: float = 4.0,
-    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    perceptual: Distance | None = None,
     kl_target: Literal["latent", "output"] | None = None,
 ) -> dict[str, Tensor]:
     """Eq. 10 and 11 with gamma = 0 (eq. 12): ``0.5 * (4 * L1 + 4 * perceptual + 6e-6 * KL)``, both streams.
@@ -56,7 +59,7 @@ def mdsa_loss(
         pixel_weight: of the mean absolute error.
         l1_beta: errors below it count quadratically; 0 is eq. 11's L1.
         perceptual_weight: of `perceptual` on one frame.
-        perceptual: distance of pictures ``(B, C, H, W)``, ``(B,)``; None is `gradient_l1`.
+        perceptual: distance of pictures, 3 channels of frames or 1 of mel images; None is `gradient_l1`.
         kl_target: None in stage 1; in stage 2 what the KL term is of, see `MDSAConfig.kl_target`.
 
     Returns:

@@ -14,7 +14,8 @@ from pavdit.config import RunConfig
 from pavdit.train import checkpoint as checkpoints
 from pavdit.train.ema import Ema
 from pavdit.train.optim import Descent, decayed_rate
-from pavdit.train.parallel import Part, own_parts
+from pavdit.train.parallel import Part, own_parts, parallel_objective, synchronised
+from pavdit.train.ranks import average_gradients, mean_over_ranks, on_first
 from pavdit.train.stage import Stage
 
 MAX_REFUSED = 5
@@ -70,17 +71,20 @@ class Trainer:
     Attributes:
         step: updates done, refused ones too.
         seconds: time trained.
+        first_stage: where a second stage began, its ``path`` and the hash of its ``model``; empty otherwise.
     """
 
     def __init__(self, config: RunConfig, stage: Stage) -> None:
         self.config, self.stage = config, stage
         train = config.train
         self.parts = own_parts(train.batch_size, train.accumulate)
+        self.objective = parallel_objective(stage.model, stage.loss)
         self.ema = Ema(stage.model, train.ema_decay)
         self.descents = {"model": Descent(stage.model, train)}
         if stage.adversary is not None:
             self.descents["adversary"] = Descent(stage.adversary, train)
         self.step, self.seconds = 0, 0.0
+        self.first_stage: dict[str, str] = {}
         self.in_a_row, self.roll_backs = 0, 0
         self.verdicts: deque[_Verdict] = deque()
 
@@ -95,7 +99,7 @@ class Trainer:
         stage, train = self.stage, self.config.train
         if stage.adversary is not None:
             stage.adversary.requires_grad_(False)
-        terms = self._descend("model", stage.loss, train.learning_rate)
+        terms = self._descend("model", self.objective, train.learning_rate)
         refused = self.descents["model"].refused
         self.ema.update(stage.model, refused)
         norms = {"model": self.descents["model"].norms}
@@ -123,14 +127,18 @@ class Trainer:
         device, means = descent.refused.device, dict[str, Tensor]()
         for part in self.parts:
             _seed(train.seed, self.step, part)
-            with torch.autocast(device.type, torch.bfloat16, enabled=train.dtype == "bfloat16"):
-                terms = loss(self.step, part)
-            if not terms:
-                return {}
-            (terms["loss"] / len(self.parts)).backward()
+            with synchronised(loss, part is self.parts[-1]):
+                with torch.autocast(device.type, torch.bfloat16, enabled=train.dtype == "bfloat16"):
+                    terms = loss(self.step, part)
+                if not terms:
+                    return {}
+                (terms["loss"] / len(self.parts)).backward()
             for term, value in terms.items():
                 share = value.detach() / len(self.parts)
                 means[term] = means[term] + share if term in means else share
+        if loss is not self.objective:
+            average_gradients(descent.parameters)
+        means = mean_over_ranks(means)
         means["gradient_norm"] = descent.step(means["loss"])
         return means
 
@@ -163,52 +171,84 @@ class Trainer:
     def _roll_back(self, bad: str) -> None:
         """Weights of the last checkpoint; the steps go on, so the clips since then are not repeated."""
         run_dir = self.config.train.run_dir
-        saved, _ = checkpoints.latest(run_dir)
+        saved, _ = on_first(lambda: checkpoints.latest(run_dir))
         if saved is None or self.roll_backs >= MAX_ROLL_BACKS:
             raise NonFiniteError(
                 f"{run_dir}: want a finite loss and gradient, got {bad} not finite and {MAX_REFUSED} "
                 f"updates in a row refused up to step {self.step}, after going back {self.roll_backs} times"
             )
-        self._load(saved)
+        self._load(saved, *self.descents)
         self.in_a_row, self.roll_backs = 0, self.roll_backs + 1
+
+    def begin_second_stage(self, saved: checkpoints.Checkpoint) -> None:
+        """Begin with the weights, average and optimiser of a first stage; steps count from 0.
+
+        Raises:
+            CheckpointError: of another architecture, or of no autoencoder's first stage.
+        """
+        theirs = saved.config.train
+        if theirs.stage != "autoencoder" or theirs.first_stage is not None:
+            what = "a generator's" if theirs.stage == "generator" else "a second stage's"
+            raise checkpoints.CheckpointError(
+                f"{saved.path}: want the checkpoint of an autoencoder's first stage, got {what}"
+            )
+        checkpoints.require_architecture(saved, self.config.model, "autoencoder")
+        self._load(saved, "model")
+        self.first_stage = {"path": str(saved.path), "model": saved.model_hash}
 
     def restore(self, saved: checkpoints.Checkpoint) -> None:
         """Continue from a checkpoint.
 
         Raises:
-            CheckpointError: of another architecture.
+            CheckpointError: of another architecture, another first stage, or with other discriminators.
         """
         checkpoints.require_architecture(saved, self.config.model, self.config.train.stage)
-        self._load(saved)
+        want, got = self.config.train.first_stage, saved.config.train.first_stage
+        if want != got:
+            raise checkpoints.CheckpointError(
+                f"{saved.path}: want a run that began with train.first_stage {want}, got {got}"
+            )
+        if ("adversary" in self.descents) != saved.has("adversary"):
+            want_or_not = "discriminators" if "adversary" in self.descents else "no discriminators"
+            raise checkpoints.CheckpointError(
+                f"{saved.path}: want {want_or_not} (model.mdsa.adversarial), got the opposite"
+            )
+        self._load(saved, *self.descents)
         self.step, self.seconds = saved.step, saved.state["seconds"]
+        self.first_stage = saved.state.get("first_stage", {})
 
-    def _load(self, saved: checkpoints.Checkpoint) -> None:
-        for name, descent in self.descents.items():
-            if name == "adversary" and not saved.has(name):
-                continue  # a checkpoint of stage 1 starts stage 2
+    def _load(self, saved: checkpoints.Checkpoint, *names: str) -> None:
+        for name in names:
+            descent = self.descents[name]
             checkpoints.load_weights(descent.module, saved.tensors(name), saved.path / f"{name}.safetensors")
             descent.load(saved.tensors(_optimizer(name)))
         checkpoints.load_weights(self.ema.model, saved.tensors("ema"), saved.path / "ema.safetensors")
         self.ema.num_updates.fill_(saved.state["ema_updates"])
 
     def save(self) -> None:
-        """Commit a checkpoint of this step, then drop the oldest."""
+        """Commit a checkpoint of this step, then drop the oldest; all ranks call it, the first writes."""
+        on_first(self._save)
+        self.roll_backs = 0
+
+    def _save(self) -> None:
         run_dir = self.config.train.run_dir
         if checkpoints.step_directory(run_dir, self.step).exists():
             return
-        tensors = {"ema": self.ema.model.state_dict()}
+        tensors = {"ema": self.ema.model.state_dict(), **self.stage.frozen}
         for name, descent in self.descents.items():
             tensors |= {name: descent.module.state_dict(), _optimizer(name): descent.tensors()}
         checkpoints.save(
             run_dir,
             self.step,
             tensors=tensors,
-            state={"seconds": self.seconds, "ema_updates": int(self.ema.num_updates.item())},
+            state={
+                "seconds": self.seconds,
+                "ema_updates": int(self.ema.num_updates.item()),
+                "first_stage": self.first_stage,
+            },
             config=self.config,
-            linked={stem: run_dir / f"{stem}.safetensors" for stem in self.stage.frozen},
         )
         checkpoints.prune(run_dir, self.config.train.keep_checkpoints)
-        self.roll_backs = 0
 
 
 def _optimizer(name: str) -> str:
