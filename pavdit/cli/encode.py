@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 
@@ -42,7 +41,7 @@ def _encode_clip(arguments: argparse.Namespace) -> int:
     from pavdit.pipeline import Pipeline
 
     if arguments.output is None or arguments.checkpoint is None:
-        raise ValueError(f"{arguments.source}: want --output and --checkpoint for a clip, got not both")
+        raise ValueError(f"{arguments.source}: want -o and --checkpoint for a clip, got not both")
     pipeline = Pipeline.from_pretrained(arguments.checkpoint, arguments.device)
     video, audio = pipeline.encode(pipeline.read(arguments.source, arguments.start_seconds))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
@@ -52,23 +51,18 @@ def _encode_clip(arguments: argparse.Namespace) -> int:
 
 
 def _encode_set(arguments: argparse.Namespace) -> int:
-    import torch
-
     from pavdit.cli.main import OK
     from pavdit.config import ConfigError, load_run
-    from pavdit.data.shards import Share
     from pavdit.train.latents import encode_run
     from pavdit.train.log import progress_console
     from pavdit.train.models import choose_device
+    from pavdit.train.ranks import is_first, joined
 
     config = load_run(arguments.source, tuple(arguments.set))
     if config.train.stage != "generator":
         raise ConfigError(f"{arguments.source}: want train.stage generator, got {config.train.stage}")
-    device = choose_device(config.train.device)
-    if device.type == "cuda" and "LOCAL_RANK" in os.environ:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    share = Share(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-    run = encode_run(config, device, progress_console(), share)
-    if share.index == 0:
-        print(run.cache.shards.directory)
+    with joined(choose_device(config.train.device)) as device:
+        run = encode_run(config, device, progress_console())
+        if is_first():
+            print(run.cache.shards.directory)
     return OK

@@ -6,14 +6,13 @@ from collections.abc import Mapping
 
 import torch
 from rich.console import Console
-from torch import Tensor, distributed
+from torch import Tensor
 
 from pavdit.clip import Clip
 from pavdit.codec import Codec
 from pavdit.config import TASKS, ConfigError, RunConfig
 from pavdit.contact_sheet import contact_sheet
 from pavdit.data.latent_cache import LatentSet
-from pavdit.data.shards import Share
 from pavdit.flow.path import interpolate, target_velocity
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.metrics.pairs import pair_distances, right_against_wrong
@@ -22,7 +21,7 @@ from pavdit.train.draws import Draws
 from pavdit.train.examples import batch_indices
 from pavdit.train.latents import encode_run, mirrors
 from pavdit.train.models import Generator
-from pavdit.train.parallel import WHOLE, Part, is_parallel
+from pavdit.train.parallel import WHOLE, Part
 from pavdit.train.samples import Sampler
 from pavdit.train.shown import Shown
 
@@ -86,10 +85,7 @@ class GeneratorStage:
             ConfigError: the configuration names other classes than the clips have, or another language model.
             DataError: a clip cannot be read, or a caption is too long.
         """
-        share = Share(distributed.get_rank(), distributed.get_world_size()) if is_parallel() else Share()
-        run = encode_run(config, device, console, share)
-        if is_parallel():
-            distributed.barrier()
+        run = encode_run(config, device, console)
         train, held_out = run.latents()
         return run.config, cls(run.config, train, held_out, run.mdsa, device, run.captions)
 

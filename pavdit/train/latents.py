@@ -14,11 +14,12 @@ from pavdit.config import ConfigError, ModelConfig, RunConfig, TextConfig
 from pavdit.data.caption_cache import CaptionTable
 from pavdit.data.clips import Subset, open_clips
 from pavdit.data.latent_cache import LatentCache, LatentSet
-from pavdit.data.shards import ALL, Share
+from pavdit.data.shards import Share
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.text import EncoderFiles
 from pavdit.train.checkpoint import architecture, open_checkpoint
 from pavdit.train.models import load_autoencoder
+from pavdit.train.ranks import on_all, rank_and_ranks
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -44,7 +45,7 @@ class EncodedRun:
     captions: CaptionTable | None
 
     def latents(self) -> tuple[LatentSet, LatentSet | None]:
-        """Of the training clips and of those held out (None: none), once every process has encoded its share.
+        """Of the training clips and of those held out (None: none).
 
         Raises:
             DataError: there are none.
@@ -65,8 +66,8 @@ def cache_folder(config: RunConfig) -> Path:
     return config.train.latent_cache or config.train.run_dir.parent / "latents"
 
 
-def encode_run(config: RunConfig, device: torch.device, console: Console, share: Share = ALL) -> EncodedRun:
-    """Encode what is missing of this process's share of a run's clips and captions.
+def encode_run(config: RunConfig, device: torch.device, console: Console) -> EncodedRun:
+    """Encode what is missing of a run's clips and captions, each rank its share; waits for all of them.
 
     Raises:
         CheckpointError: the autoencoder's checkpoint is missing, damaged or of another architecture.
@@ -74,6 +75,10 @@ def encode_run(config: RunConfig, device: torch.device, console: Console, share:
         DataError: a clip cannot be read, or a caption is too long.
         OSError: the disk is full; what was encoded stays.
     """
+    return on_all(lambda: _encode_share(config, device, console, Share(*rank_and_ranks())))
+
+
+def _encode_share(config: RunConfig, device: torch.device, console: Console, share: Share) -> EncodedRun:
     data, model = config.data, config.model
     if config.train.autoencoder is None:
         raise ConfigError("train: want autoencoder (a checkpoint) for stage 'generator', got none")
