@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,13 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from pavdit.config import TrainConfig
+from pavdit.train.ranks import is_first
 
 _QUIET_SECONDS = 15.0  # between lines where the output is no terminal
 
 
 def progress_console() -> Console:
-    """Where progress goes: stderr, unbroken lines where it is no terminal."""
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    """Where progress goes: stderr, unbroken lines where it is no terminal; the first rank speaks for all."""
+    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty(), quiet=not is_first())
 
 
 class Window:
@@ -50,7 +53,7 @@ class Log:
     def __init__(self, train: TrainConfig, console: Console) -> None:
         self.console, self.printed = console, -math.inf
         self.stage = train.stage
-        self.file = (train.run_dir / "log.jsonl").open("a")
+        self.file = (train.run_dir / "log.jsonl" if is_first() else Path(os.devnull)).open("a")
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self.task = self.progress.add_task(train.stage, total=train.num_steps)

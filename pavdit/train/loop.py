@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 
 from pavdit.train.log import Log, Window, progress_console
+from pavdit.train.ranks import Agreement, on_first
 from pavdit.train.shown import write_shown
 from pavdit.train.signals import stop_signals
 from pavdit.train.trainer import Trainer
@@ -29,29 +30,30 @@ class Outcome:
 
 
 def fit(trainer: Trainer, console: Console | None = None) -> Outcome:
-    """Train until the steps are done, the time is up, or a signal comes; save what was reached.
+    """Train until the steps are done, the time is up, or a signal comes to any rank; save what was reached.
 
     Raises:
         NonFiniteError: see `Trainer.refusals`.
         OSError: a checkpoint or the log could not be written; the previous checkpoint is intact.
     """
     train, stage, console = trainer.config.train, trainer.stage, console or progress_console()
-    outcome = Outcome(trainer.step)
-    with stop_signals() as stop, Log(train, console) as log:
+    outcome, clock = Outcome(trainer.step), trainer.seconds
+    with stop_signals() as signalled, Log(train, console) as log:
         parameters = sum(p.numel() for p in stage.model.parameters())
         origin = {"first_stage": trainer.first_stage} if trainer.first_stage else {}
         log.event("start", trainer.step, parameters=parameters, **origin)
-        window = Window()
+        window, agree = Window(), Agreement(trainer.seconds)
 
         def settle(behind: int) -> None:
             for refused in trainer.refusals(behind):
                 log.event("skipped", refused.step, tensor=refused.tensor, clips=list(refused.clips))
 
-        while not stop.is_set() and trainer.step < train.num_steps and not _time_is_up(trainer):
+        while not outcome.interrupted and trainer.step < train.num_steps and not _time_is_up(trainer):
             started = time.perf_counter()
             window.add(*trainer.update())
             settle(behind=1)
-            trainer.seconds += time.perf_counter() - started
+            clock += time.perf_counter() - started
+            outcome.interrupted, trainer.seconds = agree(signalled.is_set(), clock)
             done = trainer.step == train.num_steps or _time_is_up(trainer)
             save = done or trainer.step % train.checkpoint_every == 0
             if save:
@@ -63,16 +65,16 @@ def fit(trainer: Trainer, console: Console | None = None) -> Outcome:
                     window = Window()
             if save:
                 trainer.save()
-                outcome.metrics = stage.validate(trainer.ema.model)
+                outcome.metrics = on_first(lambda: stage.validate(trainer.ema.model))
                 log.event("validation", trainer.step, **outcome.metrics)
             if train.show_every is not None and (done or trainer.step % train.show_every == 0):
-                write_shown(
-                    stage.show(trainer.ema.model), train.run_dir / "shown" / f"step-{trainer.step:08d}"
-                )
+                directory = train.run_dir / "shown" / f"step-{trainer.step:08d}"
+                on_first(lambda: write_shown(stage.show(trainer.ema.model), directory))  # noqa: B023 (called now)
+        agree.settle()
         settle(behind=0)
-        outcome.step, outcome.interrupted = trainer.step, stop.is_set()
+        outcome.step = trainer.step
         if not outcome.metrics and not outcome.interrupted:  # the run was finished before
-            outcome.metrics = stage.validate(trainer.ema.model)
+            outcome.metrics = on_first(lambda: stage.validate(trainer.ema.model))
         if outcome.interrupted:
             trainer.save()
             log.event("interrupted", trainer.step)

@@ -1,12 +1,16 @@
-"""Parts of an update: what accumulation and ranks split, and nothing else depends on."""
+"""An update on several ranks and in several pieces: which clips each computes, and how gradients meet."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch import distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from pavdit.config import ConfigError
+from pavdit.train.ranks import is_parallel, rank_and_ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ def own_parts(batch_size: int, accumulate: int) -> tuple[Part, ...]:
     Raises:
         ConfigError: the batch cannot be split equally.
     """
-    rank, ranks = (distributed.get_rank(), distributed.get_world_size()) if is_parallel() else (0, 1)
+    rank, ranks = rank_and_ranks()
     if batch_size % (ranks * accumulate):
         raise ConfigError(
             f"train.batch_size: want a multiple of accumulate * ranks = {accumulate} * {ranks}, "
@@ -56,6 +60,38 @@ def own_parts(batch_size: int, accumulate: int) -> tuple[Part, ...]:
     return tuple(Part(index, accumulate, rank, ranks) for index in range(accumulate))
 
 
-def is_parallel() -> bool:
-    """Whether this process is one of several ranks."""
-    return distributed.is_available() and distributed.is_initialized()
+Loss = Callable[[int, Part], dict[str, Tensor]]
+
+
+class _Objective(nn.Module):
+    """A loss as a module around the model that it uses: what DistributedDataParallel can wrap."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, step: int, part: Part) -> dict[str, Tensor]:
+        return self.loss(step, part)
+
+
+def parallel_objective(model: nn.Module, loss: Loss) -> Loss:
+    """`loss`, whose backward pass leaves the mean over all ranks as the gradients of `model`."""
+    if not is_parallel():
+        return loss
+    # Some parameters have no gradient, by configuration (the log-variance heads before the KL term).
+    return DistributedDataParallel(
+        _Objective(model, loss),
+        forward_sync_buffers=False,
+        gradient_as_bucket_view=True,
+        find_unused_parameters=True,
+    )
+
+
+@contextmanager
+def synchronised(loss: Loss, last: bool) -> Iterator[None]:
+    """Around forward and backward pass of a piece: gradients meet after the last one only."""
+    if isinstance(loss, DistributedDataParallel) and not last:
+        with loss.no_sync():
+            yield
+    else:
+        yield

@@ -14,7 +14,8 @@ from pavdit.config import RunConfig
 from pavdit.train import checkpoint as checkpoints
 from pavdit.train.ema import Ema
 from pavdit.train.optim import Descent, decayed_rate
-from pavdit.train.parallel import Part, own_parts
+from pavdit.train.parallel import Part, own_parts, parallel_objective, synchronised
+from pavdit.train.ranks import average_gradients, mean_over_ranks, on_first
 from pavdit.train.stage import Stage
 
 MAX_REFUSED = 5
@@ -77,6 +78,7 @@ class Trainer:
         self.config, self.stage = config, stage
         train = config.train
         self.parts = own_parts(train.batch_size, train.accumulate)
+        self.objective = parallel_objective(stage.model, stage.loss)
         self.ema = Ema(stage.model, train.ema_decay)
         self.descents = {"model": Descent(stage.model, train)}
         if stage.adversary is not None:
@@ -97,7 +99,7 @@ class Trainer:
         stage, train = self.stage, self.config.train
         if stage.adversary is not None:
             stage.adversary.requires_grad_(False)
-        terms = self._descend("model", stage.loss, train.learning_rate)
+        terms = self._descend("model", self.objective, train.learning_rate)
         refused = self.descents["model"].refused
         self.ema.update(stage.model, refused)
         norms = {"model": self.descents["model"].norms}
@@ -125,14 +127,18 @@ class Trainer:
         device, means = descent.refused.device, dict[str, Tensor]()
         for part in self.parts:
             _seed(train.seed, self.step, part)
-            with torch.autocast(device.type, torch.bfloat16, enabled=train.dtype == "bfloat16"):
-                terms = loss(self.step, part)
-            if not terms:
-                return {}
-            (terms["loss"] / len(self.parts)).backward()
+            with synchronised(loss, part is self.parts[-1]):
+                with torch.autocast(device.type, torch.bfloat16, enabled=train.dtype == "bfloat16"):
+                    terms = loss(self.step, part)
+                if not terms:
+                    return {}
+                (terms["loss"] / len(self.parts)).backward()
             for term, value in terms.items():
                 share = value.detach() / len(self.parts)
                 means[term] = means[term] + share if term in means else share
+        if loss is not self.objective:
+            average_gradients(descent.parameters)
+        means = mean_over_ranks(means)
         means["gradient_norm"] = descent.step(means["loss"])
         return means
 
@@ -165,7 +171,7 @@ class Trainer:
     def _roll_back(self, bad: str) -> None:
         """Weights of the last checkpoint; the steps go on, so the clips since then are not repeated."""
         run_dir = self.config.train.run_dir
-        saved, _ = checkpoints.latest(run_dir)
+        saved, _ = on_first(lambda: checkpoints.latest(run_dir))
         if saved is None or self.roll_backs >= MAX_ROLL_BACKS:
             raise NonFiniteError(
                 f"{run_dir}: want a finite loss and gradient, got {bad} not finite and {MAX_REFUSED} "
@@ -220,11 +226,15 @@ class Trainer:
         self.ema.num_updates.fill_(saved.state["ema_updates"])
 
     def save(self) -> None:
-        """Commit a checkpoint of this step, then drop the oldest."""
+        """Commit a checkpoint of this step, then drop the oldest; all ranks call it, the first writes."""
+        on_first(self._save)
+        self.roll_backs = 0
+
+    def _save(self) -> None:
         run_dir = self.config.train.run_dir
         if checkpoints.step_directory(run_dir, self.step).exists():
             return
-        tensors = {"ema": self.ema.model.state_dict()}
+        tensors = {"ema": self.ema.model.state_dict(), **self.stage.frozen}
         for name, descent in self.descents.items():
             tensors |= {name: descent.module.state_dict(), _optimizer(name): descent.tensors()}
         checkpoints.save(
@@ -237,10 +247,8 @@ class Trainer:
                 "first_stage": self.first_stage,
             },
             config=self.config,
-            linked={stem: run_dir / f"{stem}.safetensors" for stem in self.stage.frozen},
         )
         checkpoints.prune(run_dir, self.config.train.keep_checkpoints)
-        self.roll_backs = 0
 
 
 def _optimizer(name: str) -> str:

@@ -186,8 +186,8 @@ def test_a_skipped_update_is_logged_and_in_no_mean(tmp_path):
 def test_a_few_in_a_row_go_back_to_the_last_checkpoint_and_then_on_past_the_clips(tmp_path):
     trainer = poisoned(tmp_path / "a", range(3, 3 + MAX_REFUSED), "loss", 20, checkpoint_every=2)
     weights = []
-    loss = trainer.stage.loss
-    trainer.stage.loss = lambda *a: weights.append(trainer.stage.model.weight.detach().clone()) or loss(*a)
+    loss = trainer.objective
+    trainer.objective = lambda *a: weights.append(trainer.stage.model.weight.detach().clone()) or loss(*a)
     loop.fit(trainer, quiet_console())
     skipped = [entry["step"] for entry in log_of(tmp_path / "a") if entry.get("event") == "skipped"]
     assert skipped == list(range(4, 4 + MAX_REFUSED)) and trainer.step == 20
