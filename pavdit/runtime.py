@@ -7,6 +7,7 @@ from typing import Literal, TypedDict
 
 import torch
 
+from pavdit.nn.frame_attention import BackendChoice, choose_backend
 from pavdit.ops.scaled_linear import fp8_missing
 from pavdit.stdit.fast import ABSORBED_TEXT
 
@@ -32,6 +33,9 @@ class Settings(TypedDict, total=False):
     """Whether STDiT's QKV and MLP are products of e4m3 numbers; emulated on a CPU, for the error alone."""
     absorbed: bool | None
     """Whether cross-attention to short text has its layers multiplied into the text."""
+    attention: str
+    """What serves attention inside a frame: ``block``, ``sdpa``, ``flash``; ``auto``: what was measured to be
+    fastest on such a machine, see `pavdit.nn.frame_attention`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class Runtime:
     compile: Switch
     fp8: Switch
     absorbed: Switch
+    attention: str = "auto"
 
     @classmethod
     def choose(
@@ -71,6 +76,7 @@ class Runtime:
         tier: Tier = "exact",
         fp8: bool | None = None,
         absorbed: bool | None = None,
+        attention: str = "auto",
     ) -> Runtime:
         """The settings asked for, and for the others what suits the device.
 
@@ -97,7 +103,16 @@ class Runtime:
             Switch(True, f"text of at most {ABSORBED_TEXT} tokens, longer text takes the exact path")
             if (fast if absorbed is None else absorbed)
             else Switch(False, f"tier {tier}"),
+            attention,
         )
+
+    def attention_of(self, num_tokens: int, head_dim: int) -> BackendChoice:
+        """What serves attention inside frames of `num_tokens`.
+
+        Raises:
+            ValueError: as for `choose_backend`.
+        """
+        return choose_backend(self.attention, self.device, self.dtype, num_tokens, head_dim)
 
 
 def _fp8(device: torch.device, dtype: str) -> Switch:

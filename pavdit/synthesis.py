@@ -116,7 +116,8 @@ class Synthesis:
         if not prompts:
             shape = len(batch), self.config.text.tokens_per_class, stdit.text_dim
             return Captions(torch.zeros(shape, device=self.codec.device), None, known=False)
-        return Captions(*to_bucket(self.generator.text.encode(prompts), stdit.max_text_length), known=True)
+        tokens, mask = to_bucket(self.generator.text.encode(prompts), stdit.max_text_length)
+        return Captions(tokens.to(self.codec.device, self.codec.dtype), mask, known=True)
 
 
 def require_finite(latent: Tensor, generator: Generator) -> None:

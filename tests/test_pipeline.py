@@ -149,6 +149,7 @@ def test_bfloat16_makes_nearly_the_same_clip(pipeline, nano_generator_run):
         "compile": "off: gains nothing on a CPU",
         "fp8": "off: tier exact",
         "absorbed": "off: tier exact",
+        "attention": "decode block: the default, step block: the default",
     }
     [got], [want] = low(None, steps=2), pipeline(None, steps=2)
     assert got.latent.dtype == torch.float32 and got.clip.wave.dtype == torch.float32

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``pavdit generate``."""
     parser.add_argument(
-        "prompt", nargs="?", help="a class or 'a video of <class>'; without one: no condition"
+        "prompt",
+        nargs="?",
+        help="a class or 'a video of <class>', or any text where a language model reads it; "
+        "without one: no condition",
     )
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="a generator's checkpoint or run directory"
@@ -28,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=_batch_size, default="auto", help="clips at a time (default: auto)"
     )
+    parser.add_argument("--text-path", type=Path, help="the language model's folder, if it has moved")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
     parser.add_argument("--device", default="auto")
     add_fast_arguments(parser)
@@ -82,6 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     pipeline = Pipeline.from_pretrained(
         arguments.checkpoint,
         arguments.device,
+        arguments.text_path,
         dtype=arguments.dtype,
         tier=arguments.tier,
         fp8=arguments.fp8,
