@@ -12,30 +12,35 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from typing_extensions import Unpack
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.counting import Dispatches, Gemms, now
 from benchmarks.harness import header, results_folder
-from pavdit.audio.invert import invert_mel
+from pavdit.agreement import Agreement
 from pavdit.config import PRESETS, ModelConfig
+from pavdit.flow.step_cache import StepCache
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.ops import _library
+from pavdit.options import SamplingOptions
 from pavdit.pipeline import Pipeline
+from pavdit.runtime import TIERS, DtypeName, Runtime, Settings
 from pavdit.sampling import BoundVelocity, Captions, sample_batch
 from pavdit.train.models import Generator, choose_device
 
 TEXT_TOKENS = 32
+FAST_INTERVAL = (0.2, 0.8)
+"""Times with guidance of the row that measures the guidance interval."""
 STAGES = ("generator", "decode", "inverse", "end to end")
 
 
@@ -64,9 +69,9 @@ class Job:
 
     config: ModelConfig
     batch: int
-    steps: int
-    guidance: float
+    options: SamplingOptions
     device: torch.device
+    text: int = TEXT_TOKENS
 
     def noise(self) -> Tensor:
         """P of noise, the same for all columns."""
@@ -76,12 +81,12 @@ class Job:
 
     def captions(self) -> Captions:
         """Random text of one bucket."""
-        shape = self.batch, TEXT_TOKENS, self.config.stdit.text_dim
+        shape = self.batch, self.text, self.config.stdit.text_dim
         tokens = torch.randn(shape, generator=torch.Generator().manual_seed(1))
         return Captions(tokens.to(self.device), None, known=True)
 
 
-def random_pipeline(job: Job, dtype: str, **options: Any) -> Pipeline:
+def random_pipeline(job: Job, **settings: Unpack[Settings]) -> Pipeline:
     """A pipeline whose weights are random and nowhere zero."""
     torch.manual_seed(0)
     config = job.config.model_copy(
@@ -93,18 +98,18 @@ def random_pipeline(job: Job, dtype: str, **options: Any) -> Pipeline:
             if not parameter.any():
                 nn.init.normal_(parameter, std=0.02)
         module.requires_grad_(False)
-    return Pipeline(config, mdsa, generator, device=job.device, dtype=dtype, **options)
+    return Pipeline(config, mdsa, generator, runtime=Runtime.choose(job.device, **settings))
 
 
-def columns(job: Job, dtype: str) -> dict[str, Column]:
+def columns(job: Job, dtype: DtypeName) -> dict[str, Column]:
     """The three ways, on equal weights."""
-    eager = random_pipeline(job, dtype, graph=False, compile=False)
-    peer = random_pipeline(job, dtype, graph=False, compile=False)
+    eager = random_pipeline(job, dtype=dtype, graph=False, compile=False)
+    peer = random_pipeline(job, dtype=dtype, graph=False, compile=False)
     mode = "max-autotune" if job.device.type == "cuda" else "default"
     for block in peer.generator.stdit.blocks:  # type: ignore[union-attr]
         block.compile(fullgraph=True, mode=mode)
     peer.mdsa.decode = torch.compile(peer.mdsa.decode, mode=mode)  # type: ignore[method-assign]
-    ours = random_pipeline(job, dtype)
+    ours = random_pipeline(job, dtype=dtype)
     return {
         "eager": Column(eager, plain_pytorch),
         "peer": Column(peer, plain_pytorch),
@@ -115,12 +120,10 @@ def columns(job: Job, dtype: str) -> dict[str, Column]:
 def bind(column: Column, job: Job) -> BoundVelocity:
     """The column's network with the job's condition."""
     return BoundVelocity(
-        column.pipe.generator.stdit,  # type: ignore[union-attr]
+        column.pipe.networks.for_text(job.text),  # type: ignore[union-attr]
         job.captions(),
-        task="t2av",
+        job.options,
         fps=float(job.config.clip.fps),
-        num_steps=job.steps,
-        guided=job.guidance != 1.0,
     )
 
 
@@ -129,24 +132,12 @@ def run(column: Column, job: Job, noise: Tensor) -> dict[str, float]:
     """Seconds of each stage of one sample of the batch."""
     marks = [now(job.device)]
     with column.ops():
-        latent = sample_batch(
-            bind(column, job),
-            noise,
-            job.config.flow,
-            num_steps=job.steps,
-            guidance_scale=job.guidance,
-            target=None,
-            graphs=column.pipe.graphs,
-        )
+        latent = sample_batch(bind(column, job), noise, target=None, graphs=column.pipe.graphs)
         marks.append(now(job.device))
-        video, audio = (
-            planes.map(lambda plane: plane.to(column.pipe.dtype))
-            for planes in column.pipe.layout.unstack(latent)
-        )
-        frames, images = column.pipe.mdsa.decode(video, audio)
+        frames, images = column.pipe.codec.to_frames(*column.pipe.layout.unstack(latent))
         marks.append(now(job.device))
         assert frames is not None and images is not None  # noqa: S101 (both streams were given)
-        invert_mel(images.float().clamp(-1, 1), job.config.clip, job.config.mel)
+        column.pipe.codec.to_waves(images)
         marks.append(now(job.device))
     parts = [later - earlier for earlier, later in zip(marks[:-1], marks[1:], strict=True)]
     return dict(zip(STAGES, [*parts, marks[-1] - marks[0]], strict=True))
@@ -159,17 +150,19 @@ def step_facts(found: dict[str, Column], job: Job, noise: Tensor) -> dict[str, f
     for name in ("eager", "ours"):
         velocity = bind(found[name], job)
         with found[name].ops(), Dispatches() as mode:
-            velocity(noise, 0.0, job.guidance != 1.0)
+            velocity(noise, 0.0, job.options.guided)
         facts[f"dispatched_{name}"] = mode.count
     velocity = bind(found["eager"], job)
     with plain_pytorch():
         with FlopCounterMode(display=False) as flops:
-            velocity(noise, 0.0, job.guidance != 1.0)
+            velocity(noise, 0.0, job.options.guided)
         with Gemms() as gemms:
-            velocity(noise, 0.0, job.guidance != 1.0)
+            velocity(noise, 0.0, job.options.guided)
     facts["step_gflop"] = flops.get_total_flops() / 1e9
     facts["gemm_gflop"] = gemms.gflop()
-    facts["gemm_seconds"], facts["peak_gflop_per_s"] = gemms.seconds(found["eager"].pipe.dtype, job.device)
+    facts["gemm_seconds"], facts["peak_gflop_per_s"] = gemms.seconds(
+        found["eager"].pipe.runtime.dtype, job.device
+    )
     return facts
 
 
@@ -182,6 +175,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--text", type=int, default=TEXT_TOKENS, help="text tokens")
+    parser.add_argument(
+        "--tier", choices=TIERS, default="exact", help="fast: also every fast switch, with time and error"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--json", type=Path, help="a file, or a folder of results with -", metavar="FILE")
@@ -195,15 +192,20 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
-    job = Job(PRESETS[options.preset](), options.batch, options.steps, options.guidance, device)
-    asked = {k: getattr(options, k) for k in ("preset", "batch", "steps", "guidance", "dtype", "rounds")}
+    config = PRESETS[options.preset]()
+    sampling = SamplingOptions.of(config.flow, "t2av", {"steps": options.steps, "guidance": options.guidance})
+    job = Job(config, options.batch, sampling, device, options.text)
+    asked = {
+        k: getattr(options, k)
+        for k in ("preset", "batch", "steps", "guidance", "dtype", "text", "tier", "rounds")
+    }
     facts = header(device.type) | asked
     print(" | ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
 
     found, noise = columns(job, options.dtype), job.noise()
     if options.no_peer:
         del found["peer"]
-    short = Job(job.config, job.batch, 2, job.guidance, device)
+    short = replace(job, options=replace(sampling, num_steps=2))
     for column in found.values():  # compiles, and touches every weight
         run(column, short, noise)
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in found}
@@ -213,6 +215,7 @@ def main() -> None:
     rows = table(samples, job)
     step = step_facts(found, job, noise)
     print(summary(rows, step, job), flush=True)
+    fast = fast_rows(job, options.dtype, options.rounds) if options.tier == "fast" else {}
     if options.profile:
         with torch.profiler.profile() as profile:
             run(found["ours"], job, noise)
@@ -222,8 +225,55 @@ def main() -> None:
         target = options.json
         if str(target) == "-":
             target = results_folder(device.type) / f"sampler-{options.preset}-{options.batch}.json"
-        everything = facts | {"stats": found["ours"].pipe.stats, "rows": rows, "step": step}
+        everything = facts | {"stats": found["ours"].pipe.stats, "rows": rows, "step": step, "fast": fast}
         target.write_text(json.dumps(everything, indent=1) + "\n")
+
+
+def fast_rows(job: Job, dtype: DtypeName, rounds: int) -> dict[str, dict[str, object]]:
+    """Time and error of the fast switches, one at a time and together, against exact on the same noise."""
+    low, high = FAST_INTERVAL
+    interval = replace(job, options=replace(job.options, guidance_interval=FAST_INTERVAL))
+    cache = replace(job, options=replace(job.options, step_cache=StepCache()))
+    ways: dict[str, tuple[Settings, Job]] = {
+        "exact": ({}, job),
+        "fp8": ({"fp8": True}, job),
+        "absorbed": ({"absorbed": True}, job),
+        "fast": ({"tier": "fast"}, job),
+        f"guidance {low:g}-{high:g}": ({}, interval),
+        f"step cache {StepCache()}": ({}, cache),
+        "all": (
+            {"tier": "fast"},
+            replace(interval, options=replace(interval.options, step_cache=StepCache())),
+        ),
+    }
+    noise, short = job.noise(), replace(job.options, num_steps=2)
+    pipes = {name: random_pipeline(job, dtype=dtype, **settings) for name, (settings, _) in ways.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    latents: dict[str, Tensor] = {}
+    for name in ways:
+        _sample(pipes[name], replace(job, options=short), noise)
+    for _ in range(rounds):
+        for name, (_, own) in ways.items():
+            begin = now(job.device)
+            latents[name] = _sample(pipes[name], own, noise)
+            seconds[name].append(now(job.device) - begin)
+    rows: dict[str, dict[str, object]] = {}
+    for name, runs in seconds.items():
+        pipe, exact = pipes["exact"], latents["exact"]
+        error = Agreement.of(pipe.codec, pipe.layout, latents[name], exact)
+        ratio = median(seconds["exact"]) / median(runs)
+        print(f"{name:<30}{median(runs) / job.batch:9.4f} s {ratio:5.2f}x exact   {error}", flush=True)
+        stats = {switch: pipes[name].stats[switch] for switch in ("fp8", "absorbed")}
+        rows[name] = {"median": median(runs) / job.batch, **asdict(error), **stats}
+    return rows
+
+
+@torch.no_grad()
+def _sample(pipe: Pipeline, job: Job, noise: Tensor) -> Tensor:
+    """P of the job's options; a switch is measured as it is, also on text that it leaves alone by default."""
+    assert pipe.networks is not None  # noqa: S101 (it has a generator)
+    velocity = BoundVelocity(pipe.networks.short, job.captions(), job.options, fps=float(job.config.clip.fps))
+    return sample_batch(velocity, noise, target=None, graphs=pipe.graphs)
 
 
 def table(samples: dict[str, list[dict[str, float]]], job: Job) -> dict[str, dict[str, dict[str, float]]]:
@@ -247,8 +297,8 @@ def table(samples: dict[str, list[dict[str, float]]], job: Job) -> dict[str, dic
 def summary(rows: dict[str, dict[str, dict[str, float]]], step: dict[str, float], job: Job) -> str:
     """What bounds the generator, and how near it is."""
     ours, eager = (rows["generator"][name]["median"] * job.batch for name in ("ours", "eager"))
-    gemms = step["gemm_seconds"] * job.steps
-    floor = step["step_gflop"] * job.steps / step["peak_gflop_per_s"]
+    gemms = step["gemm_seconds"] * job.options.num_steps
+    floor = step["step_gflop"] * job.options.num_steps / step["peak_gflop_per_s"]
     return (
         f"a step: {step['step_gflop']:.1f} GFLOP, GEMMs {step['gemm_gflop']:.1f}; dispatched ops ours "
         f"{step['dispatched_ours']:.0f}, eager {step['dispatched_eager']:.0f} "

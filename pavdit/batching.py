@@ -8,6 +8,8 @@ from typing import Literal, TypeVar
 
 import torch
 
+from pavdit.text import TextEncoder, bucket_of
+
 BatchSize = int | Literal["auto"]
 
 AUTO = {"cuda": 16, "cpu": 4}
@@ -31,6 +33,38 @@ class Request:
     prompt: str | None
     seed: int
     bucket: int
+
+
+def requests_for(
+    prompt: str | Sequence[str] | None, n: int, seed: int, text: TextEncoder, max_length: int
+) -> list[Request]:
+    """`n` requests for every prompt, with the bucket that it falls into.
+
+    Args:
+        prompt: one, several, or None: no condition (with one known class: that one).
+        n: clips of a prompt.
+        seed: of the first clip; the next has the next one.
+        text: the encoder.
+        max_length: tokens that the generator accepts.
+
+    Raises:
+        ValueError: there is nothing to make, or a prompt cannot be encoded or has too many tokens.
+        TypeError: a prompt is no text.
+    """
+    if n < 1:
+        raise ValueError(f"n: want at least 1 clip, got {n}")
+    if prompt is None and len(text.class_names) == 1:
+        prompt = text.class_names[0]
+    prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
+    if not prompts:
+        raise ValueError("prompt: want at least one, got none")
+    buckets: dict[str | None, int] = {}
+    for one in dict.fromkeys(prompts):
+        if one is not None and not isinstance(one, str):
+            raise TypeError(f"prompt: want text, got {type(one).__name__}")
+        buckets[one] = 0 if one is None else bucket_of(text.encode([one]).lengths[0], max_length)
+    each = [one for one in prompts for _ in range(n)]
+    return [Request(i, one, seed + i, buckets[one]) for i, one in enumerate(each)]
 
 
 def plan(requests: Sequence[Request], size: int) -> list[list[Request]]:
