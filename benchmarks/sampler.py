@@ -26,7 +26,6 @@ if __package__ in (None, ""):
 
 from benchmarks.counting import Dispatches, Gemms, now
 from benchmarks.harness import header, results_folder
-from pavdit.audio.invert import invert_mel
 from pavdit.config import PRESETS, ModelConfig
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
@@ -130,14 +129,10 @@ def run(column: Column, job: Job, noise: Tensor) -> dict[str, float]:
     with column.ops():
         latent = sample_batch(bind(column, job), noise, target=None, graphs=column.pipe.graphs)
         marks.append(now(job.device))
-        video, audio = (
-            planes.map(lambda plane: plane.to(column.pipe.runtime.dtype))
-            for planes in column.pipe.layout.unstack(latent)
-        )
-        frames, images = column.pipe.mdsa.decode(video, audio)
+        frames, images = column.pipe.codec.to_frames(*column.pipe.layout.unstack(latent))
         marks.append(now(job.device))
         assert frames is not None and images is not None  # noqa: S101 (both streams were given)
-        invert_mel(images.float().clamp(-1, 1), job.config.clip, job.config.mel)
+        column.pipe.codec.to_waves(images)
         marks.append(now(job.device))
     parts = [later - earlier for earlier, later in zip(marks[:-1], marks[1:], strict=True)]
     return dict(zip(STAGES, [*parts, marks[-1] - marks[0]], strict=True))

@@ -11,7 +11,7 @@ from pavdit.batching import BatchSize, in_batches, requests_for
 from pavdit.clip import Clip
 from pavdit.codec import Codec
 from pavdit.config import DataConfig, ModelConfig
-from pavdit.flow.graph import StepGraphs
+from pavdit.flow.graph import Graphs
 from pavdit.flow.sampler import Callback
 from pavdit.generated import Generated
 from pavdit.latents import PlaneLayout, Planes
@@ -52,9 +52,9 @@ class Pipeline:
         self.runtime = runtime = runtime or Runtime.choose()
         self.config, self.model_hash, self.data = config, model_hash, data
         place = runtime.device, runtime.dtype
-        self.codec = Codec(config, mdsa.to(*place).eval(), *place)
+        self.graphs = Graphs() if runtime.graph.on else None
+        self.codec = Codec(config, mdsa.to(*place).eval(), *place, self.graphs)
         self.generator = None if generator is None else generator.to(*place).eval()
-        self.graphs = StepGraphs() if runtime.graph.on else None
         if runtime.compile.on and self.generator is not None:
             self.generator.stdit.compile_blocks()
         self.layout = PlaneLayout.choose(config.grid, config.stdit.layout)
@@ -69,9 +69,8 @@ class Pipeline:
         """How samples are made, for people: dtype, and whether graphs and compiled blocks serve, and why."""
         runtime, graph = self.runtime, str(self.runtime.graph)
         if self.graphs is not None:
-            graph += f"; {self.graphs.captures} captured, {len(self.graphs)} kept"
-            if self.config.flow.method != "euler":
-                graph = "off: method heun"
+            steps = "" if self.config.flow.method == "euler" else "; not for steps of method heun"
+            graph += f"; {self.graphs.captures} captured, {len(self.graphs)} kept{steps}"
         return {
             "device": str(runtime.device),
             "dtype": str(runtime.dtype).removeprefix("torch."),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pavdit.config import TASKS
-from pavdit.flow.graph import CapturedStep, StepGraphs
+from pavdit.flow.graph import Captured, Graphs, version_of
 from pavdit.flow.sampler import Callback, sample
 from pavdit.flow.schedule import time_grid
 from pavdit.ops import guided_euler_step_
@@ -101,9 +101,9 @@ class GraphedSteps:
         target: ``(G,)`` bool or None, as in `sample`.
     """
 
-    def __init__(self, graphs: StepGraphs, velocity: BoundVelocity, target: Tensor | None) -> None:
+    def __init__(self, graphs: Graphs, velocity: BoundVelocity, target: Tensor | None) -> None:
         self.graphs, self.velocity, self.target = graphs, velocity, target
-        self._steps: dict[bool, CapturedStep] = {}
+        self._steps: dict[bool, Captured] = {}
 
     def __call__(self, latent: Tensor, t: float, dt: float, guided: bool) -> None:
         """One step, in place."""
@@ -116,7 +116,7 @@ class GraphedSteps:
         step.replay()
         step.store("latent", latent)
 
-    def _bind(self, latent: Tensor, modulation: Modulation, guided: bool) -> CapturedStep:
+    def _bind(self, latent: Tensor, modulation: Modulation, guided: bool) -> Captured:
         """The graph for this batch's shapes, with what all its steps share loaded."""
         condition = self.velocity.condition(guided)
         inputs = {"latent": latent, "tables": modulation.tables}
@@ -128,12 +128,13 @@ class GraphedSteps:
         if self.target is not None:
             inputs["target"] = self.target
         options, stdit, blocks = self.velocity.options, self.velocity.stdit, len(condition.keys_values)
+        vector = condition.vector  # alone, because the function lives as long as the graph
 
-        def step(inputs: Mapping[str, Tensor]) -> None:
-            bound = replace(
-                condition,
+        def step(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            bound = Condition(
                 keys_values=tuple(inputs[f"kv{i}"] for i in range(blocks)),
                 bias=inputs.get("bias"),
+                vector=vector,
                 positions=inputs["positions"],
             )
             latent = inputs["latent"]
@@ -141,9 +142,10 @@ class GraphedSteps:
             guided_euler_step_(
                 latent, v, inputs["dt"], inputs["scale"], inputs.get("target"), options.reflect
             )
+            return {"latent": latent}
 
-        shapes = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in inputs.items())
-        return self.graphs.get((guided, options.kernels(), shapes), step, inputs)
+        key = "step", guided, options.kernels(), version_of(stdit.parameters())
+        return self.graphs.get(key, step, inputs)
 
 
 def sample_batch(
@@ -151,7 +153,7 @@ def sample_batch(
     noise: Tensor,
     *,
     target: Tensor | None,
-    graphs: StepGraphs | None = None,
+    graphs: Graphs | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
     """`pavdit.flow.sampler.sample` with the velocity's options; with `graphs`, Euler steps are replays."""

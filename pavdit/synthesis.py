@@ -11,7 +11,7 @@ from pavdit.batching import Request
 from pavdit.clip import Clip
 from pavdit.codec import Codec
 from pavdit.config import ModelConfig
-from pavdit.flow.graph import StepGraphs
+from pavdit.flow.graph import Graphs
 from pavdit.flow.path import draw_noise
 from pavdit.flow.sampler import Callback
 from pavdit.generated import Generated
@@ -20,8 +20,8 @@ from pavdit.options import SamplingOptions
 from pavdit.sampling import BoundVelocity, Captions, sample_batch
 from pavdit.tasks import GIVEN, MADE_ALONE, with_given
 from pavdit.text import to_bucket
-from pavdit.train.loop import NonFiniteError
 from pavdit.train.models import Generator
+from pavdit.train.trainer import NonFiniteError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Synthesis:
     generator: Generator
     codec: Codec
     layout: PlaneLayout
-    graphs: StepGraphs | None
+    graphs: Graphs | None
     model_hash: str
 
     @torch.no_grad()

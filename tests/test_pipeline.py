@@ -132,7 +132,7 @@ def test_what_is_made_before_a_cancellation_is_kept(pipeline):
 
 
 def test_weights_that_are_no_number_are_named(nano_generator_run):
-    from pavdit.train.loop import NonFiniteError
+    from pavdit.train.trainer import NonFiniteError
 
     broken = Pipeline.from_pretrained(nano_generator_run, device="cpu")
     broken.generator.stdit.blocks[0].mlp.fc1.weight[0, 0] = float("nan")

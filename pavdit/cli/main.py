@@ -45,7 +45,7 @@ def exit_code(error: BaseException) -> int:
     import torch
 
     from pavdit.clip import DataError
-    from pavdit.train.loop import NonFiniteError
+    from pavdit.train.trainer import NonFiniteError
 
     number = getattr(error, "errno", None) or getattr(error.__context__, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):  # also where it reached us as a file that cannot be written

@@ -63,6 +63,11 @@ class TrainConfig(Model):
     """Where checkpoints, the log and the resolved configuration go."""
     autoencoder: Path | None = None
     """Checkpoint or run directory of the trained autoencoder, for `stage: generator`."""
+    first_stage: Path | None = None
+    """Checkpoint or run directory of an autoencoder's first stage: this run is its second (`model.mdsa.kl`,
+    `model.mdsa.adversarial`), and begins with its weights, average and optimiser. None: a first stage."""
+    disc_start: int = Field(0, ge=0)
+    """Step of a second stage from which on the discriminators count and learn (eq. 12)."""
     num_steps: int = Field(..., ge=1)
     time_limit_seconds: float | None = Field(None, gt=0)
     """Stop (and save) after this long, if the steps are not done before."""
@@ -73,9 +78,20 @@ class TrainConfig(Model):
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)
     warmup_steps: int = Field(0, ge=0)
+    accumulate: int = Field(1, ge=1)
+    """Equal parts of a batch that are computed one after another, where the whole takes too much memory."""
+    adversary_learning_rate: float | None = Field(None, gt=0)
+    """Of the discriminators; None is `learning_rate`."""
     gradient_clip: float = Field(1.0, gt=0)
     ema_decay: float = Field(0.9999, ge=0, lt=1)
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass instead of keeping them: the same gradients, less memory."""
     perceptual_weight: float = Field(4.0, ge=0)
+    lpips_trunk: Path | None = None
+    """Weights of VGG16, AlexNet or SqueezeNet (torchvision's names) for the perceptual term; None is
+    multi-scale gradient L1."""
+    lpips_heads: Path | None = None
+    """Weights of LPIPS' linear heads for that trunk; None weighs all channels alike."""
     l1_beta: float = Field(0.0, ge=0)
     """Pixel errors below this count quadratically; 0 is the paper's L1. Short runs on flat pictures want it:
     L1 spends itself on the last percent of a background before it learns a small moving object."""
@@ -84,6 +100,8 @@ class TrainConfig(Model):
     checkpoint_every: int = Field(500, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
     log_every: int = Field(10, ge=1)
+    show_every: int | None = Field(None, ge=1)
+    """Steps between what people look at: pictures and clips in ``RUN/shown``; None: never."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Autocast dtype; weights and optimiser state stay float32."""
     device: str = "auto"
@@ -94,6 +112,18 @@ class TrainConfig(Model):
     def _check(self) -> TrainConfig:
         if self.stage == "generator" and self.autoencoder is None:
             raise ValueError("train: want autoencoder (a checkpoint) for stage 'generator', got none")
+        if self.stage == "generator" and self.first_stage is not None:
+            raise ValueError(f"train: want first_stage for stage 'autoencoder' alone, got {self.first_stage}")
+        if self.disc_start and self.first_stage is None:
+            raise ValueError(
+                f"train: want first_stage (a checkpoint) beside disc_start, got {self.disc_start} alone"
+            )
+        if self.lpips_heads is not None and self.lpips_trunk is None:
+            raise ValueError(f"train: want lpips_trunk beside lpips_heads, got {self.lpips_heads} alone")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"train: want batch_size a multiple of accumulate = {self.accumulate}, got {self.batch_size}"
+            )
         return self
 
 

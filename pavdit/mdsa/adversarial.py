@@ -18,7 +18,10 @@ STREAM_OF = {"frame": "video", "clip": "video", "spectrogram": "audio"}
 
 
 def generator_terms(
-    real: Mapping[str, Judgement], fake: Mapping[str, Judgement], masks: StreamMasks | None = None
+    real: Mapping[str, Judgement],
+    fake: Mapping[str, Judgement],
+    masks: StreamMasks | None = None,
+    counts: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """What eq. 10 adds once gamma is 1: ``0.5 * (hinge + 4 * feature matching)``, both streams.
 
@@ -29,7 +32,7 @@ def generator_terms(
     Args:
         real: judgements of the clips; no gradient goes there.
         fake: judgements of their reconstructions.
-        masks: samples without a stream do not count in that stream's terms.
+        masks, counts: as for `mdsa_loss`: samples without a stream do not count in that stream's terms.
 
     Returns:
         0-d tensors: ``adversarial`` (the total) and, unweighted, ``NAME_hinge`` and
@@ -38,49 +41,55 @@ def generator_terms(
     terms: dict[str, Tensor] = {}
     total = torch.zeros((), device=fake["clip"].logits.device)
     for name, judged in fake.items():
-        present = _present(name, masks)
-        hinge = mean_over_present(-_per_clip(judged.logits), present)
+        present, count = _present(name, masks, counts)
+        hinge = mean_over_present(-_per_clip(judged.logits), present, count)
         matching = torch.zeros_like(hinge)
         for got, want in zip(judged.features, real[name].features, strict=True):
-            matching = matching + mean_over_present(_per_clip((got - want.detach()).abs()), present)
+            matching = matching + mean_over_present(_per_clip((got - want.detach()).abs()), present, count)
         terms |= {f"{name}_hinge": hinge, f"{name}_feature_matching": matching}
         total = total + STREAM_WEIGHT * (hinge + FEATURE_MATCHING_WEIGHT * matching)
     return {"adversarial": total, **terms}
 
 
 def discriminator_terms(
-    real: Mapping[str, Judgement], fake: Mapping[str, Judgement], masks: StreamMasks | None = None
+    real: Mapping[str, Judgement],
+    fake: Mapping[str, Judgement],
+    masks: StreamMasks | None = None,
+    counts: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The discriminators' loss, ``0.5 * (relu(1 - real) + relu(1 + fake))`` of each, and their health.
 
     Args:
-        real, fake, masks: as for `generator_terms`, both with gradients.
+        real, fake, masks, counts: as for `generator_terms`, but gradients go to both.
 
     Returns:
         0-d tensors: ``loss`` (the sum) and per discriminator ``NAME_hinge_real`` and ``NAME_hinge_fake``
         (both 1 for one that says nothing, 0 for one that has won), ``NAME_real`` and ``NAME_fake`` (mean
-        logits) and ``NAME_accuracy`` (share of clips on the right side of 0; 0.5: it knows nothing).
+        logits) and ``NAME_accuracy`` (share of clips that it takes for more real than their reconstructions;
+        0.5 for one that says nothing, 1 for one that has won).
     """
     terms: dict[str, Tensor] = {}
     total = torch.zeros((), device=fake["clip"].logits.device)
     for name, judged in fake.items():
-        present = _present(name, masks)
-        right = []
+        present, count = _present(name, masks, counts)
+        means = []
         for side, sign, logits in (("real", 1, real[name].logits), ("fake", -1, judged.logits)):
-            hinge = mean_over_present(_per_clip((1 - sign * _wide(logits)).relu()), present)
+            hinge = mean_over_present(_per_clip((1 - sign * _wide(logits)).relu()), present, count)
             total = total + 0.5 * hinge
-            mean = _per_clip(logits.detach())
+            means.append(_per_clip(logits.detach()))
             terms[f"{name}_hinge_{side}"] = hinge
-            terms[f"{name}_{side}"] = mean_over_present(mean, present)
-            right.append(mean_over_present((sign * mean > 0).float(), present))
-        terms[f"{name}_accuracy"] = (right[0] + right[1]) / 2
+            terms[f"{name}_{side}"] = mean_over_present(means[-1], present, count)
+        terms[f"{name}_accuracy"] = mean_over_present((means[0] > means[1]).float(), present, count)
     return {"loss": total, **terms}
 
 
-def _present(name: str, masks: StreamMasks | None) -> Tensor | None:
-    if masks is None:
-        return None
-    return masks.has_video if STREAM_OF[name] == "video" else masks.has_audio
+def _present(
+    name: str, masks: StreamMasks | None, counts: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor | None, Tensor | None]:
+    video, audio = counts or (None, None)
+    if STREAM_OF[name] == "video":
+        return None if masks is None else masks.has_video, video
+    return None if masks is None else masks.has_audio, audio
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -142,12 +145,47 @@ class Block(nn.Module):
         Returns:
             x, y and gate for the next block.
         """
-        # (B or 1, F, D) each
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.unbind(2)
-        x, h = gated_residual_adaln(x, y, gate, shift_msa, scale_msa)
-        x = add_gated(x, self.attention(h, valid), gate_msa)
-        x, h = gated_residual_adaln(x, self.cross(x, keys_values, bias), None, shift_mlp, scale_mlp)
-        return x, self.mlp(h), gate_mlp
+        x = self.attend(x, y, gate, modulation, valid)
+        y = self.cross(x, keys_values, bias)
+        return *self.transform(x, y, modulation), modulation.select(2, 5)
+
+    def attend(self, x: Tensor, y: Tensor, gate: Tensor, modulation: Tensor, valid: Tensor | None) -> Tensor:
+        """The pending residual and self-attention; arguments as in `forward`."""
+        shift, scale, gate_msa = modulation[:, :, :3].unbind(2)  # (B or 1, F, D) each
+        x, h = gated_residual_adaln(x, y, gate, shift, scale)
+        return add_gated(x, self.attention(h, valid), gate_msa)  # (B, G, N, D)
+
+    def transform(self, x: Tensor, y: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
+        """What cross-attention gave, `y`, is added, and the MLP leaves its own result pending."""
+        shift, scale = modulation[:, :, 3:5].unbind(2)
+        x, h = gated_residual_adaln(x, y, None, shift, scale)
+        return x, self.mlp(h)
+
+    def compile_parts(self, backend: str) -> None:
+        """Compile what stands before and behind the cross-attention.
+
+        The cross-attention itself is two GEMMs and a library's attention, in which a compiler finds nothing
+        to do. Outside, it makes the codes independent of the text's length and of its mask: with no mask the
+        library takes its fastest kernel, and no second code is needed for that.
+        """
+        self.attend = compiled_part(self.attend, backend)  # type: ignore[method-assign]
+        self.transform = compiled_part(self.transform, backend)  # type: ignore[method-assign]
+
+
+Part = TypeVar("Part", bound=Callable[..., object])
+
+
+def compiled_part(part: Part, backend: str) -> Part:
+    """A function of ``(x, y, ...)`` compiled for a batch of 1 and for all larger ones."""
+    compiled = torch.compile(part, fullgraph=True, backend=backend)
+
+    def call(x: Tensor, y: Tensor, *others: Tensor | None) -> object:
+        if x.shape[0] > 1:  # said before the compiler guesses from the first batch that it sees
+            torch._dynamo.maybe_mark_dynamic(x, 0)
+            torch._dynamo.maybe_mark_dynamic(y, 0)
+        return compiled(x, y, *others)
+
+    return cast(Part, call)
 
 
 def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:

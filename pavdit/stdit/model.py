@@ -18,7 +18,7 @@ from pavdit.stdit.embed import PATCH, CaptionProjection, LatentEmbedder, ScalarE
 
 TASK_STD = 0.02
 RECOMPILE_LIMIT = 64
-"""Room for eight models of different sizes in one process."""
+"""Room for sixteen models of different sizes in one process."""
 PLANE_STD = 0.5**0.5
 """As strong as the sin-cos positions. At 0.02 the planes look alike for too long: `tiny` on eight smooth
 random latents, mean squared error over steps 150 to 200: 0.20 at 0.02, 0.11 at this value (one seed)."""
@@ -89,23 +89,19 @@ class STDiT(nn.Module):
         self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.final_table = nn.Parameter(torch.randn(2, width) / width**0.5)
         self.final = nn.Linear(width, latent_channels * PATCH * PATCH)
-        self.compiled = False
         self._initialise()
 
     def compile_blocks(self, backend: str = "inductor") -> None:
-        """Compile the blocks, one code for all of a kind; other batches and text lengths compile nothing new.
-
-        Batch 1 and all larger ones have a code each, with and without a mask over the text.
+        """Compile the blocks, for batch 1 and for all larger ones; nothing else compiles anything new.
 
         Args:
             backend: of ``torch.compile``.
         """
-        # two kinds, two batch forms, two mask forms: eight codes of one function, where dynamo gives up at 8
+        # of `Block.attend` there are two kinds and two batch forms in every model; dynamo gives up at 8
         config = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, RECOMPILE_LIMIT)
         for block in self.blocks:
-            block.compile(fullgraph=True, backend=backend)
-        self.compiled = True
+            block.compile_parts(backend)
 
     def forward(
         self,
@@ -200,15 +196,11 @@ class STDiT(nn.Module):
         if latent.shape != want:
             raise ValueError(f"stdit: want latent {want}, got {tuple(latent.shape)}")
         y = self.embed(latent)  # (B, G, N, D)
-        if self.compiled:
-            y = y.clone()  # a linear layer gives a view, the later blocks get none: two codes instead of one
         # positions + 1 * patches is the first pending residual, so that the first block is like all others
         x = condition.positions.to(y.dtype).expand_as(y).contiguous()
         *tables, last = modulation.tables.unbind(2)
         shift, scale, *_, gate = last.unbind(2)
         for block, table, keys_values in zip(self.blocks, tables, condition.keys_values, strict=True):
-            if self.compiled:
-                mark_dynamic(batch, x, y, keys_values, condition.bias)
             x, y, gate = block(x, y, gate, table, keys_values, condition.bias, self.embed.token_valid)
         _, x = gated_residual_adaln(x, y, gate, shift, scale)  # (B, G, N, D)
         velocity = unpatchify(self.final(x), layout.rows).to(latent.dtype)  # (B, C, G, rows, columns)
@@ -246,12 +238,3 @@ class STDiT(nn.Module):
                 closed += [block.attention.proj, block.mlp.fc2]
         for linear in closed:
             nn.init.zeros_(linear.weight)
-
-
-def mark_dynamic(batch: int, x: Tensor, y: Tensor, keys_values: Tensor, bias: Tensor | None) -> None:
-    """Say which sizes of a block's arguments change from call to call, before the compiler guesses."""
-    axes = [(keys_values, 3)] + ([] if bias is None else [(bias, 3)])
-    if batch > 1:
-        axes += [(x, 0), (y, 0), (keys_values, 1)] + ([] if bias is None else [(bias, 0)])
-    for tensor, axis in axes:
-        torch._dynamo.maybe_mark_dynamic(tensor, axis)

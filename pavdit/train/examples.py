@@ -26,11 +26,13 @@ class Examples:
         video: ``(B, 3, T, H, W)`` float32 in [-1, 1].
         mel: ``(B, 1, T, M, L)`` float32 in [-1, 1].
         labels: class names, empty where a clip has none.
+        names: where each clip came from.
     """
 
     video: Tensor
     mel: Tensor
     labels: tuple[str, ...]
+    names: tuple[str, ...]
 
 
 class Analyser:
@@ -49,7 +51,8 @@ class Analyser:
 
     def __call__(self, batch: Batch, device: torch.device) -> Examples:
         """Analyse the sound and move all to `device`."""
-        return Examples(batch.video.to(device, non_blocking=True), self._mel(batch).to(device), batch.labels)
+        video, mel = batch.video.to(device, non_blocking=True), self._mel(batch).to(device)
+        return Examples(video, mel, batch.labels, batch.names)
 
     def _mel(self, batch: Batch) -> Tensor:
         if self.known is None:

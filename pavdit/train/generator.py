@@ -19,6 +19,8 @@ from pavdit.text import to_bucket
 from pavdit.train.checkpoint import open_checkpoint
 from pavdit.train.examples import batch_indices, in_order, step_generator
 from pavdit.train.models import Generator, load_autoencoder
+from pavdit.train.parallel import WHOLE, Part
+from pavdit.train.shown import Shown
 
 ENCODING_BATCH = 16
 
@@ -36,11 +38,13 @@ class Latents:
         joint: P of both streams encoded together, ``(N, C, G, rows, columns)`` float32.
         alone: P whose streams were encoded without each other, same shape.
         labels: class names, empty where a clip has none.
+        names: where each clip came from.
     """
 
     joint: Tensor
     alone: Tensor
     labels: tuple[str, ...]
+    names: tuple[str, ...]
 
 
 @torch.no_grad()
@@ -54,12 +58,14 @@ def encode_clips(mdsa: MDSA, clips: Clips, config: ModelConfig, device: torch.de
     joint: list[Tensor] = []
     alone: list[Tensor] = []
     labels: list[str] = []
+    names: list[str] = []
     for examples in in_order(clips, ENCODING_BATCH, config, device):
         both_ways = mdsa.encode_both_ways(examples.video, examples.mel)
         for rows, (video, audio) in zip((joint, alone), both_ways, strict=True):
             rows.append(layout.stack(video.mode(), audio.mode()).cpu())
         labels.extend(examples.labels)
-    return Latents(torch.cat(joint), torch.cat(alone), tuple(labels))
+        names.extend(examples.names)
+    return Latents(torch.cat(joint), torch.cat(alone), tuple(labels), tuple(names))
 
 
 class GeneratorStage:
@@ -83,6 +89,7 @@ class GeneratorStage:
     ) -> None:
         self.config, self.train = config, train
         self.validation, self.split = (held_out, "held_out") if held_out else (train, "train")
+        self.adversary = None
         self.device, self.frozen = device, {"autoencoder": autoencoder.state_dict()}
         self.model = Generator(config.model).to(device)
         layout = self.model.stdit.layout
@@ -117,11 +124,22 @@ class GeneratorStage:
         unseen = encode_clips(mdsa, held_out, config.model, device) if len(held_out) else None
         return config, cls(config, encode_clips(mdsa, train, config.model, device), unseen, mdsa, device)
 
-    def loss(self, step: int) -> dict[str, Tensor]:
-        """Mean squared velocity error of update `step`."""
+    def loss(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
+        """Mean squared velocity error of a part of update `step`."""
         train = self.config.train
         indices = batch_indices(len(self.train.labels), train.batch_size, train.seed, step)
-        return {"loss": self._error(self.model, self.train, indices, step_generator(train.seed, step))}
+        random, rows = step_generator(train.seed, step), part.rows(train.batch_size)
+        return {"loss": self._error(self.model, self.train, indices, random, rows)}
+
+    def adversary_loss(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
+        """There is no adversary."""
+        return {}
+
+    def clip_names(self, step: int) -> tuple[str, ...]:
+        """The clips of update `step`."""
+        train = self.config.train
+        indices = batch_indices(len(self.train.labels), train.batch_size, train.seed, step)
+        return tuple(self.train.names[i] for i in indices)
 
     @torch.no_grad()
     def validate(self, model: Generator) -> dict[str, float]:
@@ -132,22 +150,36 @@ class GeneratorStage:
             total += self._error(model, self.validation, indices, random).item() * len(indices)
         return {f"{self.split}_velocity_error": total / count}
 
-    def _error(self, model: Generator, latents: Latents, indices: Tensor, random: torch.Generator) -> Tensor:
-        """Draw task, time, noise, text dropout per sample; compare velocities on made, valid cells."""
+    def show(self, model: Generator) -> Shown:
+        """Nothing yet."""
+        return Shown()
+
+    def _error(
+        self,
+        model: Generator,
+        latents: Latents,
+        indices: Tensor,
+        random: torch.Generator,
+        rows: slice = slice(None),
+    ) -> Tensor:
+        """Draw task, time, noise, text dropout for all `indices`; compare the velocities of `rows` of them on
+        made, valid cells."""
         config, batch = self.config.model, len(indices)
         task = torch.multinomial(self.task_shares, batch, replacement=True, generator=random)  # (B,)
-        made, given, joint = MADE[task], GIVEN[task], JOINT[task]  # (B, 2) each
         t = draw_times(batch, config.flow.time_distribution, random)
+        noise = draw_noise(latents.joint.shape[1:], [random] * batch, config.flow.prior)
+        drop_text = torch.rand(batch, generator=random) < config.text.dropout
+        indices, task, t, noise, drop_text = (x[rows] for x in (indices, task, t, noise, drop_text))
+        batch = len(indices)
+        made, given, joint = MADE[task], GIVEN[task], JOINT[task]  # (B, 2) each
         times = torch.where(
             given, 1.0, torch.where(made, t[:, None], 0.0)
         )  # (B, 2), 0: this stream stays noise
         frame = self.stream_of_frame
         data = torch.where(_spread(joint[:, frame]), latents.joint[indices], latents.alone[indices])
-        noise = draw_noise(data.shape[1:], [random] * batch, config.flow.prior)
         point = interpolate(noise, data, times[:, None, frame])
         point = torch.where(_spread(given[:, frame]), data, point)  # given planes are the data to the bit
         labels = [latents.labels[i] for i in indices]
-        drop_text = torch.rand(batch, generator=random) < config.text.dropout
         drop_text |= torch.tensor([not label for label in labels])
 
         def put(x: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ def test_latents_alone_know_nothing_of_the_other_stream():
 
 def test_clips_without_a_class_train_the_null_caption(tmp_path):
     stage = stage_of(tmp_path)
-    unlabelled = type(stage.train)(stage.train.joint, stage.train.alone, ("",) * 6)
+    unlabelled = type(stage.train)(stage.train.joint, stage.train.alone, ("",) * 6, stage.train.names)
     spy = Spy(torch.zeros_like)
     stage.model.stdit = spy
     stage._error(stage.model, unlabelled, torch.arange(6), step_generator(0, 0))
