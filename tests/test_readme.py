@@ -40,12 +40,12 @@ def commands() -> list[list[str]]:
 def workplace(tmp_path, monkeypatch):
     """A directory with what a reader would have: the configurations and some clips."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    spec = ClipSpec(num_frames=8, height=32, width=32)
+    spec = ClipSpec(num_frames=16, height=32, width=32)
     clips = BounceClips(4, spec)
     for i, name in enumerate(("rain", "rain", "drum", "drum")):
-        (tmp_path / "clips" / name).mkdir(parents=True, exist_ok=True)
-        write_clip(clips[i], tmp_path / "clips" / name / f"{i}.mp4")
-    shutil.copy(tmp_path / "clips" / "drum" / "3.mp4", tmp_path / "clip.mp4")
+        (tmp_path / "recordings" / name).mkdir(parents=True, exist_ok=True)
+        write_clip(clips[i], tmp_path / "recordings" / name / f"{i}.mp4")
+    shutil.copy(tmp_path / "recordings" / "drum" / "3.mp4", tmp_path / "clip.mp4")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -1,11 +1,11 @@
 """Damage mp4 files in many ways and see what becomes of each: ``python -m benchmarks.faults.mutated_media``.
 
-Every mutant goes through the check (`inspect` and `judge`) and the loader (`FolderClips`, every clip) in worker
-processes. What it *really* holds is told by a lenient decode with PyAV alone, beside that of the intact file:
+Every mutant goes through the check (`inspect` and `judge`) and the loader (`FolderClips`, every clip) in
+worker processes. What it *really* holds is told by a lenient decode by PyAV alone, beside the intact file's:
 the same (within a millisecond); only other values of pixels or samples under the same stamps, of which no
-container tells; or another structure (frames, stamps, length), which the check must report. Mutants whose other
-structure is reported and that the loader reads nevertheless are counted apart. A crash or a hang anywhere is a
-failure.
+container tells; or another structure (frames, stamps, length), which the check must report. Mutants whose
+other structure is reported and that the loader reads nevertheless are counted apart. A crash or a hang
+anywhere is a failure.
 """
 
 from __future__ import annotations

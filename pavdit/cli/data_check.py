@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output or Path("check") / folder.resolve().name
     output.mkdir(parents=True, exist_ok=True)
     results = Results(output / "measured.jsonl")
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     try:
         with Progress(console=console, disable=not console.is_terminal) as progress:
             bar = progress.add_task("decoding", total=len(paths))
@@ -98,8 +98,6 @@ def run(arguments: argparse.Namespace) -> int:
     bad, share = sum(bool(file.findings) for file in checked), bad_share(checked)
     print(f"{len(checked)} files, {bad} bad" + "".join(f", {n} {r}" for r, n in counts(checked).items()))
     if share > arguments.max_bad:
-        console.print(
-            f"{folder}: want at most {arguments.max_bad:.1%} bad files, got {share:.1%}", soft_wrap=True
-        )
+        console.print(f"{folder}: want at most {arguments.max_bad:.1%} bad files, got {share:.1%}")
         return DATA
     return OK

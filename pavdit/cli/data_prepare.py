@@ -65,8 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     output: Path = arguments.output
     if output.resolve() == listing.root.resolve() or listing.root.resolve() in output.resolve().parents:
         raise ValueError(f"OUT: want a folder outside of {listing.root}, got {output}")
-    console = Console(stderr=True)
-    console.print(listing.summary, soft_wrap=True)
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    console.print(listing.summary)
     output.mkdir(parents=True, exist_ok=True)
     try:
         with Progress(console=console, disable=not console.is_terminal) as progress:

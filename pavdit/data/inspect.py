@@ -66,7 +66,7 @@ class Measured:
         stated_audio: the same.
         audio_slip: how far stamps and the number of samples disagree, at worst.
         black: share of black frames.
-        frozen: share of frames that repeat the one before.
+        frozen: share of frames behind the first that repeat the one before.
         silent: share of silent windows.
         peak_db: of the sound, -inf written as -200.
         signature: bits of three pictures as a hexadecimal number, empty where there is nothing to see.
@@ -275,7 +275,7 @@ def inspect(path: Path) -> Measured:
             "due_frames": seen.due,
             "video": _seconds(seen.start, seen.end),
             "black": round(seen.black / seen.count, 4),
-            "frozen": round(seen.frozen / seen.count, 4),
+            "frozen": round(seen.frozen / max(1, seen.count - 1), 4),
             "signature": _signature(seen.small),
             "thumbnail": _jpeg(seen.kept) if seen.kept else "",
         }

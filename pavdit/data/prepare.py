@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from pavdit.data.workers import Lost, each
 VERSION = 1
 SEGMENTS_PER_JOB = 8
 """What a crash or a hang costs at most, and what the time limit is for."""
+STRAY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+"""What `write_clip` leaves where it is killed."""
 LEDGER, TABLE, SKIPPED = "prepared.jsonl", "clips.csv", "skipped.json"
 
 
@@ -151,8 +154,9 @@ def prepare(
         DataError: `output` was made by another recipe, or no clip can be made.
         OSError: `output` cannot be written to, or is full; what is there is whole.
     """
-    for stray in output.rglob(".*.tmp"):  # of a run that was killed
-        stray.unlink()
+    for stray in output.rglob(".*.tmp"):
+        if STRAY.fullmatch(stray.name):
+            stray.unlink()
     ledger = _Ledger(output / LEDGER, recipe)
     tasks, skipped = _plan(listing, recipe, num_workers, time_limit_seconds)
     jobs = [
