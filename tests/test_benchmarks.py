@@ -1,4 +1,4 @@
-"""The sampler's benchmark runs as the README says and measures every stage."""
+"""Benchmarks of whole models run as they say and measure what they say."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from benchmarks import ablations
+from pavdit.train.checkpoint import open_checkpoint
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,3 +31,30 @@ def test_sampler_benchmark(tmp_path: Path) -> None:
     assert set(facts["rows"]) == {"generator", "decode", "inverse", "end to end"}
     assert all(row["ours"]["median"] > 0 for row in facts["rows"].values())
     assert facts["step"]["dispatched_ours"] <= 0.6 * facts["step"]["dispatched_eager"]
+
+
+SMALLEST = (
+    "data.num_clips=4 data.held_out=1 train.batch_size=2 train.dtype=float32 model.clip.num_frames=4 "
+    "model.clip.height=16 model.clip.width=16 model.mel.n_mels=16 model.mdsa.width=32 "
+    "model.mdsa.encoder_depth=1 model.mdsa.decoder_depth=1 model.mdsa.projector_depth=1 "
+    "model.mdsa.fusion_num_heads=1 model.mdsa.discriminator.width=8 model.mdsa.discriminator.depth=1"
+)
+
+
+def test_ablations_train_each_variant_and_share_the_first_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    found = tmp_path / "found.json"
+    arguments = [*("--steps", "2", "-o", str(tmp_path)), *("--json", str(found)), "--set", *SMALLEST.split()]
+    assert ablations.main(arguments) == 0
+    rows = json.loads(found.read_text())["rows"]
+    switches = ("mt_self_attn", "gcm_attn", "bi_block_attn", "kl", "adversarial")
+    assert tuple(rows) == ("whole", *switches) and len(capsys.readouterr().out.splitlines()) > 8
+    assert {path.name for path in tmp_path.glob("*-1")} == {f"{n}-1" for n in ("whole", *switches[:3])}
+    for name in switches:
+        config = open_checkpoint(tmp_path / f"{name}-2").config
+        assert [s for s in switches if not getattr(config.model.mdsa, s)] == [name]
+        assert config.train.first_stage == tmp_path / f"{name if name in switches[:3] else 'whole'}-1"
+    again = ablations.main([*arguments, "--only", "whole", "kl"])
+    assert again == 0 and json.loads(found.read_text())["rows"] == {n: rows[n] for n in ("whole", "kl")}

@@ -65,21 +65,21 @@ def discriminator_terms(
     Returns:
         0-d tensors: ``loss`` (the sum) and per discriminator ``NAME_hinge_real`` and ``NAME_hinge_fake``
         (both 1 for one that says nothing, 0 for one that has won), ``NAME_real`` and ``NAME_fake`` (mean
-        logits) and ``NAME_accuracy`` (share of clips on the right side of 0; 0.5: it knows nothing).
+        logits) and ``NAME_accuracy`` (share of clips that it takes for more real than their reconstructions;
+        0.5 for one that says nothing, 1 for one that has won).
     """
     terms: dict[str, Tensor] = {}
     total = torch.zeros((), device=fake["clip"].logits.device)
     for name, judged in fake.items():
         present, count = _present(name, masks, counts)
-        right = []
+        means = []
         for side, sign, logits in (("real", 1, real[name].logits), ("fake", -1, judged.logits)):
             hinge = mean_over_present(_per_clip((1 - sign * _wide(logits)).relu()), present, count)
             total = total + 0.5 * hinge
-            mean = _per_clip(logits.detach())
+            means.append(_per_clip(logits.detach()))
             terms[f"{name}_hinge_{side}"] = hinge
-            terms[f"{name}_{side}"] = mean_over_present(mean, present, count)
-            right.append(mean_over_present((sign * mean > 0).float(), present, count))
-        terms[f"{name}_accuracy"] = (right[0] + right[1]) / 2
+            terms[f"{name}_{side}"] = mean_over_present(means[-1], present, count)
+        terms[f"{name}_accuracy"] = mean_over_present((means[0] > means[1]).float(), present, count)
     return {"loss": total, **terms}
 
 
