@@ -6,7 +6,7 @@ backward pass. The time of a step is these counts at the speed of this machine's
 are measured for a moment.
 
 How near it comes: `configs/tiny-bounce.yaml` on one thread of a shared AMD EPYC took 1.2 s a step where 2.0
-were predicted (float32) and 10.8 where 4.7 were (bfloat16, slow and uneven on that processor), and grew by 571
+were predicted (float32) and 10.8 where 4.7 were (bfloat16, slow on that processor), and grew by 571
 and 422 MiB where 422 and 304 were predicted: what the backward pass holds for a moment and what the allocator
 keeps is not counted.
 """
@@ -199,7 +199,7 @@ def predict(config: RunConfig) -> Plan:
 
 
 def machine_rates(device: torch.device, dtype: str) -> tuple[float, float]:
-    """Operations a second of a large product and bytes a second of a large addition, measured for a moment."""
+    """Operations a second of a large product, bytes a second of a large addition, measured for a moment."""
     kind = torch.bfloat16 if dtype == "bfloat16" else torch.float32
     rows, side = (8192, 4096) if device.type == "cuda" else (1024, 512)
     x, weight = (torch.randn(n, side, device=device, dtype=kind) for n in (rows, side))
