@@ -16,8 +16,10 @@ STAMP := $(VENV)/.installed-pavdit
 demo: $(STAMP)
 	$(PY) -m pavdit.cli.demo
 
+# One thread a worker: more of them would spin against each other.
+WORKERS ?= 2
 test: $(STAMP)
-	PAVDIT_REQUIRE_KERNELS=$(REQUIRE) $(PY) -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 PAVDIT_REQUIRE_KERNELS=$(REQUIRE) $(PY) -m pytest -q -m "not slow" -n $(WORKERS) --dist worksteal
 
 test-slow: $(STAMP)
 	PAVDIT_REQUIRE_KERNELS=$(REQUIRE) $(PY) -m pytest -q

@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 from pavdit.batching import BatchSize, in_batches, requests_for
 from pavdit.clip import Clip
 from pavdit.codec import Codec
+from pavdit.compile_cache import cache_dir, use_cache
 from pavdit.config import DataConfig, ModelConfig
 from pavdit.flow.graph import Graphs
 from pavdit.flow.sampler import Callback
@@ -17,8 +18,10 @@ from pavdit.generated import Generated
 from pavdit.latents import PlaneLayout, Planes
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.media import read_clip
+from pavdit.nn.frame_attention import set_backend
 from pavdit.options import Choices, SamplingOptions
 from pavdit.runtime import Runtime, Settings
+from pavdit.stdit.embed import PATCH
 from pavdit.synthesis import Synthesis
 from pavdit.tasks import Stream, choose_task
 from pavdit.train.checkpoint import open_checkpoint
@@ -55,9 +58,18 @@ class Pipeline:
         self.graphs = Graphs() if runtime.graph.on else None
         self.codec = Codec(config, mdsa.to(*place).eval(), *place, self.graphs)
         self.generator = None if generator is None else generator.to(*place).eval()
-        if runtime.compile.on and self.generator is not None:
-            self.generator.stdit.compile_blocks()
         self.layout = PlaneLayout.choose(config.grid, config.stdit.layout)
+        _, rows, columns = config.grid
+        self.attention = {"decode": runtime.attention_of(rows * columns, config.mdsa.head_dim)}
+        set_backend(mdsa, self.attention["decode"].backend)
+        if self.generator is not None:
+            stdit = self.generator.stdit
+            tokens = self.layout.rows * self.layout.columns // PATCH**2
+            self.attention["step"] = runtime.attention_of(tokens, config.stdit.head_dim)
+            set_backend(stdit, self.attention["step"].backend)
+            if runtime.compile.on:
+                use_cache()
+                stdit.compile_blocks()
 
     @property
     def mdsa(self) -> MDSA:
@@ -66,7 +78,7 @@ class Pipeline:
 
     @property
     def stats(self) -> dict[str, str]:
-        """How samples are made, for people: dtype, and whether graphs and compiled blocks serve, and why."""
+        """How samples are made, for people: dtype; whether graphs and compiled blocks serve; and why."""
         runtime, graph = self.runtime, str(self.runtime.graph)
         if self.graphs is not None:
             steps = "" if self.config.flow.method == "euler" else "; not for steps of method heun"
@@ -75,7 +87,10 @@ class Pipeline:
             "device": str(runtime.device),
             "dtype": str(runtime.dtype).removeprefix("torch."),
             "graph": graph,
-            "compile": str(runtime.compile),
+            "compile": f"{runtime.compile}; cache {cache_dir()}"
+            if runtime.compile.on
+            else str(runtime.compile),
+            "attention": ", ".join(f"{stage} {choice}" for stage, choice in self.attention.items()),
         }
 
     @property

@@ -7,6 +7,8 @@ from typing import Literal, TypedDict
 
 import torch
 
+from pavdit.nn.frame_attention import BackendChoice, choose_backend
+
 DtypeName = Literal["auto", "float32", "bfloat16"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -21,6 +23,9 @@ class Settings(TypedDict, total=False):
     """Whether a step is one CUDA graph; None: where there is CUDA."""
     compile: bool | None
     """Whether STDiT's blocks are compiled; None: where there is CUDA. On a CPU it gains nothing."""
+    attention: str
+    """What serves attention inside a frame: ``block``, ``sdpa``, ``flash``; ``auto``: what was measured to be
+    fastest on such a machine, see `pavdit.nn.frame_attention`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class Runtime:
     dtype: torch.dtype
     graph: Switch
     compile: Switch
+    attention: str = "auto"
 
     @classmethod
     def choose(
@@ -55,6 +61,7 @@ class Runtime:
         dtype: DtypeName = "auto",
         graph: bool | None = None,
         compile: bool | None = None,
+        attention: str = "auto",
     ) -> Runtime:
         """The settings asked for, and for the others what suits the device.
 
@@ -74,7 +81,16 @@ class Runtime:
             DTYPES[dtype],
             _switch(graph, on_cuda, "a step is one launch" if on_cuda else "no CUDA"),
             _switch(compile, on_cuda, "fewer launches" if on_cuda else "gains nothing on a CPU"),
+            attention,
         )
+
+    def attention_of(self, num_tokens: int, head_dim: int) -> BackendChoice:
+        """What serves attention inside frames of `num_tokens`.
+
+        Raises:
+            ValueError: as for `choose_backend`.
+        """
+        return choose_backend(self.attention, self.device, self.dtype, num_tokens, head_dim)
 
 
 def _switch(asked: bool | None, default: bool, why: str) -> Switch:

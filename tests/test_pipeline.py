@@ -147,6 +147,7 @@ def test_bfloat16_makes_nearly_the_same_clip(pipeline, nano_generator_run):
         "dtype": "bfloat16",
         "graph": "off: no CUDA",
         "compile": "off: gains nothing on a CPU",
+        "attention": "decode block: the default, step block: the default",
     }
     [got], [want] = low(None, steps=2), pipeline(None, steps=2)
     assert got.latent.dtype == torch.float32 and got.clip.wave.dtype == torch.float32

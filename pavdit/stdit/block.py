@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pavdit.nn.frame_attention import FrameAttention
 from pavdit.nn.rope import RopeTable
-from pavdit.ops import axis_attention, block_attention, gated_residual_adaln, linear_gelu
+from pavdit.ops import axis_attention, gated_residual_adaln, linear_gelu
 
 
 class SelfAttention(nn.Module):
@@ -32,14 +33,13 @@ class SelfAttention(nn.Module):
 class SpatialAttention(SelfAttention):
     """Every frame of P attends inside itself: N tokens a problem (256 at 256 x 256)."""
 
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__(width, num_heads)
+        self.inside = FrameAttention()
+
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        # without RoPE the order inside a block means nothing, so a frame is a block of one row
-        q, k, v = self.project(x).unsqueeze(2).unbind(4)  # (B, G, 1, N, A, E) each, views
-        valid = None if valid is None else valid.unsqueeze(2)
-        x = block_attention(
-            q, k, v, (1, 1, q.shape[3]), valid=valid, q_weight=self.q_weight, k_weight=self.k_weight
-        )
-        return self.proj(x.squeeze(2).flatten(-2))  # (B, G, N, D)
+        x = self.inside(self.project(x), valid, self.q_weight, self.k_weight)
+        return self.proj(x.flatten(-2))  # (B, G, N, D)
 
 
 class TemporalAttention(SelfAttention):
