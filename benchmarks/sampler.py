@@ -270,8 +270,10 @@ def fast_rows(job: Job, dtype: DtypeName, rounds: int) -> dict[str, dict[str, ob
 
 @torch.no_grad()
 def _sample(pipe: Pipeline, job: Job, noise: Tensor) -> Tensor:
-    """P of the job's options."""
-    return sample_batch(bind(Column(pipe, nullcontext), job), noise, target=None, graphs=pipe.graphs)
+    """P of the job's options; a switch is measured as it is, also on text that it leaves alone by default."""
+    assert pipe.networks is not None  # noqa: S101 (it has a generator)
+    velocity = BoundVelocity(pipe.networks.short, job.captions(), job.options, fps=float(job.config.clip.fps))
+    return sample_batch(velocity, noise, target=None, graphs=pipe.graphs)
 
 
 def table(samples: dict[str, list[dict[str, float]]], job: Job) -> dict[str, dict[str, dict[str, float]]]:
