@@ -17,7 +17,7 @@ from pavdit.train.checkpoint import open_checkpoint
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 SMALLER = (
-    "data.held_out=1 data.num_clips=4 train.num_steps=2 train.batch_size=2 train.num_workers=0 "
+    "data.held_out=1 data.num_clips=8 train.num_steps=2 train.batch_size=2 train.num_workers=0 "
     "model.clip.num_frames=4 model.clip.height=16 model.clip.width=16 model.mel.n_mels=16 "
     "model.mdsa.width=32 model.mdsa.encoder_depth=1 model.mdsa.decoder_depth=1 model.mdsa.projector_depth=1 "
     "model.mdsa.fusion_num_heads=1 model.stdit.width=32 model.stdit.depth=1 model.stdit.num_heads=2 "
