@@ -150,7 +150,7 @@ def check_norm_and_rope(
 
 
 def refuse_gradients(op: str, *tensors: Tensor | None) -> None:
-    """For raw ops to which `_library.forbid_gradients` cannot attach (an op that writes its input).
+    """For raw ops to which `_raw.forbid_gradients` cannot attach (an op that writes its input).
 
     Raises:
         RuntimeError: gradients are recorded and an input needs one.

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pavdit.ops._checks import check_floating, check_no_gradient, check_tensor
-from pavdit.ops._library import forbid_gradients, native, register_fake, serve_by_triton
+from pavdit.ops._library import native, serve_by_triton
+from pavdit.ops._raw import forbid_gradients, register_fake
 
 MAX_LENGTH = 128
 """Tokens M up to which `make kernels-check` compiles the native kernel."""

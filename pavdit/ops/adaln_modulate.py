@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pavdit.ops._checks import check_beside, check_floating, check_number
-from pavdit.ops._library import forbid_gradients, native, register_fake
+from pavdit.ops._library import native
+from pavdit.ops._raw import call, forbid_gradients, register_fake
 
 torch.library.define(
     "pavdit::adaln_modulate",
@@ -20,6 +21,9 @@ torch.library.define(
 )
 forbid_gradients("adaln_modulate")
 forbid_gradients("adaln_modulate_backward")
+
+_forward = torch.ops.pavdit.adaln_modulate.default
+_backward = torch.ops.pavdit.adaln_modulate_backward.default
 
 
 def adaln_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
@@ -47,7 +51,7 @@ def adaln_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -
         return adaln_modulate_reference(x, shift, scale, eps)
     if torch.is_grad_enabled():
         return _AdalnModulate.apply(x, shift, scale, eps)
-    return torch.ops.pavdit.adaln_modulate(x, shift, scale, eps)[0]
+    return call(_forward, x, shift, scale, eps)[0]
 
 
 def _check(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> None:
@@ -137,12 +141,12 @@ def _(grad: Tensor, x: Tensor, scale: Tensor, stats: Tensor) -> tuple[Tensor, Te
 class _AdalnModulate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-        out, stats = torch.ops.pavdit.adaln_modulate(x, shift, scale, eps)
+        out, stats = call(_forward, x, shift, scale, eps)
         ctx.save_for_backward(x, scale, stats)
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        dx, dshift, dscale = torch.ops.pavdit.adaln_modulate_backward(grad, *ctx.saved_tensors)
+        dx, dshift, dscale = call(_backward, grad, *ctx.saved_tensors)
         return dx, dshift, dscale, None

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pavdit.ops._attend import attend, attend_backward
 from pavdit.ops._checks import check_floating, check_norm_and_rope, check_valid
-from pavdit.ops._library import call, forbid_gradients, native, register_fake
+from pavdit.ops._library import native
+from pavdit.ops._raw import call, forbid_gradients, register_fake
 from pavdit.ops.qk_norm_rope import norm_and_rotate, norm_and_rotate_backward
 
 torch.library.define(

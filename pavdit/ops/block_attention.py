@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pavdit.ops._attend import attend, attend_backward
 from pavdit.ops._checks import check_floating, check_norm_and_rope, check_valid
-from pavdit.ops._library import BACKWARD, forbid_gradients, native, register_fake
+from pavdit.ops._library import native
+from pavdit.ops._raw import BACKWARD, call, forbid_gradients, register_fake
 from pavdit.ops.qk_norm_rope import norm_and_rotate, norm_and_rotate_backward
 
 torch.library.define(
@@ -27,6 +28,9 @@ torch.library.define(
 )
 forbid_gradients("block_attention")
 forbid_gradients(f"block_attention{BACKWARD}")
+
+_forward = torch.ops.pavdit.block_attention.default
+_backward = torch.ops.pavdit.block_attention_backward.default
 
 MAX_KEYS, MAX_WIDTH = 256, 128
 """The native kernels hold one block in cache; beyond these sizes PyTorch's attention is as good."""
@@ -83,7 +87,7 @@ def block_attention(
     dense = [None if t is None else t.contiguous() for t in (q_weight, k_weight, rope)]
     if torch.is_grad_enabled():
         return _BlockAttention.apply(q, k, v, block, valid, *dense)
-    return torch.ops.pavdit.block_attention(q, k, v, block, valid, *dense)
+    return call(_forward, q, k, v, block, valid, *dense)
 
 
 def served(op: str, like: Tensor, block: Sequence[int]) -> bool:
@@ -215,15 +219,13 @@ class _BlockAttention(torch.autograd.Function):
         # Only the inputs are saved: the weights of a block are computed again faster than read.
         ctx.save_for_backward(q, k, v, valid, q_weight, k_weight, rope)
         ctx.block = block
-        return torch.ops.pavdit.block_attention(q, k, v, block, valid, q_weight, k_weight, rope)
+        return call(_forward, q, k, v, block, valid, q_weight, k_weight, rope)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *others = ctx.saved_tensors
-        dq, dk, dv, dq_weight, dk_weight = torch.ops.pavdit.block_attention_backward(
-            grad, q, k, v, ctx.block, *others
-        )
+        dq, dk, dv, dq_weight, dk_weight = call(_backward, grad, q, k, v, ctx.block, *others)
         if others[1] is None:
             dq_weight = dk_weight = None
         return dq, dk, dv, None, None, dq_weight, dk_weight, None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pavdit.ops._attend import attend, attend_backward
 from pavdit.ops._checks import check_floating
-from pavdit.ops._library import BACKWARD, forbid_gradients, register_fake
+from pavdit.ops._raw import BACKWARD, call, forbid_gradients, register_fake
 from pavdit.ops.block_attention import check_block, from_blocks, served, to_blocks
 
 torch.library.define(
@@ -23,6 +23,9 @@ torch.library.define(
 )
 forbid_gradients("block_cross_attention")
 forbid_gradients(f"block_cross_attention{BACKWARD}")
+
+_forward = torch.ops.pavdit.block_cross_attention.default
+_backward = torch.ops.pavdit.block_cross_attention_backward.default
 
 
 def block_cross_attention(qkv_a: Tensor, qkv_b: Tensor, block: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -56,7 +59,7 @@ def block_cross_attention(qkv_a: Tensor, qkv_b: Tensor, block: Sequence[int]) ->
         return block_cross_attention_reference(qkv_a, qkv_b, block)
     if torch.is_grad_enabled():
         return _BlockCrossAttention.apply(qkv_a, qkv_b, block)
-    return torch.ops.pavdit.block_cross_attention(qkv_a, qkv_b, block)
+    return call(_forward, qkv_a, qkv_b, block)
 
 
 def block_cross_attention_reference(
@@ -107,12 +110,10 @@ class _BlockCrossAttention(torch.autograd.Function):
     def forward(ctx: Any, qkv_a: Tensor, qkv_b: Tensor, block: Sequence[int]) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(qkv_a, qkv_b)
         ctx.block = block
-        return torch.ops.pavdit.block_cross_attention(qkv_a, qkv_b, block)
+        return call(_forward, qkv_a, qkv_b, block)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_a: Tensor, grad_b: Tensor) -> tuple[Tensor, Tensor, None]:
-        dqkv_a, dqkv_b = torch.ops.pavdit.block_cross_attention_backward(
-            grad_a, grad_b, *ctx.saved_tensors, ctx.block
-        )
+        dqkv_a, dqkv_b = call(_backward, grad_a, grad_b, *ctx.saved_tensors, ctx.block)
         return dqkv_a, dqkv_b, None

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pavdit.ops._checks import check_beside, check_floating, check_number
-from pavdit.ops._library import forbid_gradients, native, register_fake
+from pavdit.ops._library import native
+from pavdit.ops._raw import call, forbid_gradients, register_fake
 from pavdit.ops.adaln_modulate import (
     adaln_modulate,
     adaln_modulate_reference,
@@ -29,6 +30,9 @@ torch.library.define(
 )
 forbid_gradients("gated_residual_adaln")
 forbid_gradients("gated_residual_adaln_backward")
+
+_forward = torch.ops.pavdit.gated_residual_adaln.default
+_backward = torch.ops.pavdit.gated_residual_adaln_backward.default
 
 
 def gated_residual_adaln(
@@ -67,7 +71,7 @@ def gated_residual_adaln(
         gate, shift, scale = gate.float(), shift.float(), scale.float()
     if torch.is_grad_enabled():
         return _GatedResidualAdaln.apply(x, y, gate, shift, scale, eps)
-    residual, modulated, _ = torch.ops.pavdit.gated_residual_adaln(x, y, gate, shift, scale, eps)
+    residual, modulated, _ = call(_forward, x, y, gate, shift, scale, eps)
     return residual, modulated
 
 
@@ -192,7 +196,7 @@ class _GatedResidualAdaln(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
-        residual, modulated, stats = torch.ops.pavdit.gated_residual_adaln(x, y, gate, shift, scale, eps)
+        residual, modulated, stats = call(_forward, x, y, gate, shift, scale, eps)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(residual, None if gate is None else y, gate, scale, stats)
         return residual, modulated
@@ -202,8 +206,8 @@ class _GatedResidualAdaln(torch.autograd.Function):
     def backward(ctx: Any, grad_residual: Tensor | None, grad_modulated: Tensor | None) -> Gradients:
         residual, y, gate, scale, stats = ctx.saved_tensors
         if grad_modulated is not None:
-            dx, dy, dgate, dshift, dscale = torch.ops.pavdit.gated_residual_adaln_backward(
-                grad_residual, grad_modulated, residual, y, gate, scale, stats
+            dx, dy, dgate, dshift, dscale = call(
+                _backward, grad_residual, grad_modulated, residual, y, gate, scale, stats
             )
         elif grad_residual is not None:  # nobody used the norm
             dx, dshift, dscale = grad_residual, None, None

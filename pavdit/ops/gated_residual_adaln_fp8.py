@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pavdit.ops._checks import check_no_gradient, check_number
-from pavdit.ops._library import forbid_gradients, native, register_fake, serve_by_triton
+from pavdit.ops._library import native, serve_by_triton
+from pavdit.ops._raw import forbid_gradients, register_fake
 from pavdit.ops.adaln_modulate import adaln_modulate_reference
 from pavdit.ops.gated_residual_adaln import check_gated_residual, close_residual
 from pavdit.ops.scaled_linear import FP8, QuantisedRows, has_e4m3, quantise_rows

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pavdit.ops._checks import check_floating, check_no_gradient
-from pavdit.ops._library import forbid_gradients, native, register_fake, serve_by_triton
+from pavdit.ops._library import native, serve_by_triton
+from pavdit.ops._raw import forbid_gradients, register_fake
 from pavdit.ops.scaled_linear import FP8, QuantisedRows, has_e4m3, quantise_rows
 
 MAX_WIDTH = 16_384

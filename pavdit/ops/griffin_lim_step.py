@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pavdit.ops._checks import check_floating, check_number, check_tensor
-from pavdit.ops._library import forbid_gradients, native, register_fake
+from pavdit.ops._library import native
+from pavdit.ops._raw import call, forbid_gradients, register_fake
 from pavdit.ops._stft import check_framing, inverse_spectrum, overlap_add, spectrum, windowed_columns
 
 torch.library.define(
@@ -15,6 +16,8 @@ torch.library.define(
     "int hop_length, float momentum) -> (Tensor, Tensor)",
 )
 forbid_gradients("griffin_lim_step")
+
+_forward = torch.ops.pavdit.griffin_lim_step.default
 
 NATIVE_N_FFT = {"cpu": (4, 1 << 15), "cuda": (128, 4096)}
 """Powers of two that the native kernels take, the smallest and the largest."""
@@ -91,7 +94,7 @@ def griffin_lim_step(
     tensors = (columns, previous, magnitude, window, square_sum)
     needs_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     if not needs_gradient and _served(columns, n_fft):
-        return torch.ops.pavdit.griffin_lim_step(*tensors, n_fft, hop_length, momentum)
+        return call(_forward, *tensors, n_fft, hop_length, momentum)
     return griffin_lim_step_reference(*tensors, n_fft, hop_length, momentum)
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pavdit.ops._checks import FLOATING, check_floating, check_tensor, check_writable, refuse_gradients
-from pavdit.ops._library import native, register_fake, serve_by_triton
+from pavdit.ops._library import native, serve_by_triton
+from pavdit.ops._raw import register_fake
 
 FLOAT32_MAX = torch.finfo(torch.float32).max
 

@@ -7,10 +7,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from pavdit.ops._checks import check_floating
-from pavdit.ops._library import forbid_gradients, native, register_fake, serve_by_torch
+from pavdit.ops._library import native, serve_by_torch
+from pavdit.ops._raw import call, forbid_gradients, register_fake
 
 torch.library.define("pavdit::linear_gelu", "(Tensor x, Tensor weight, Tensor bias) -> Tensor")
 forbid_gradients("linear_gelu")
+
+_forward = torch.ops.pavdit.linear_gelu.default
 
 ONEDNN_HAS_BFLOAT16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
@@ -48,7 +51,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         )
     if autocast or torch.is_grad_enabled() or not native("linear_gelu", x):
         return linear_gelu_reference(x, weight, bias)
-    return torch.ops.pavdit.linear_gelu(x, weight, bias)
+    return call(_forward, x, weight, bias)
 
 
 def _autocasts(device: str) -> bool:

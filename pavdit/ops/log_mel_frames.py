@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pavdit.ops._checks import check_floating, check_number
-from pavdit.ops._library import forbid_gradients, native, register_fake
+from pavdit.ops._library import native
+from pavdit.ops._raw import call, forbid_gradients, register_fake
 from pavdit.ops._stft import (
     check_framing,
     inverse_spectrum,
@@ -30,6 +31,9 @@ torch.library.define(
 )
 forbid_gradients("log_mel_frames")
 forbid_gradients("log_mel_frames_backward")
+
+_forward = torch.ops.pavdit.log_mel_frames.default
+_backward = torch.ops.pavdit.log_mel_frames_backward.default
 
 NATIVE_N_FFT = {"cpu": (4, 1 << 15), "cuda": (128, 4096)}
 """Powers of two that the native kernels take, the smallest and the largest."""
@@ -107,7 +111,7 @@ def log_mel_frames(
         return log_mel_frames_reference(wave, window, filterbank, *numbers)
     if torch.is_grad_enabled():
         return _LogMelFrames.apply(wave, window, filterbank, *numbers)
-    return torch.ops.pavdit.log_mel_frames(wave, window, filterbank, *numbers)
+    return call(_forward, wave, window, filterbank, *numbers)
 
 
 def _served(wave: Tensor, window: Tensor, filterbank: Tensor, n_fft: int, floor_db: float) -> bool:
@@ -212,10 +216,10 @@ class _LogMelFrames(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(wave, window, filterbank)
         ctx.numbers = (n_fft, hop_length, columns_per_frame, floor_db)
-        return torch.ops.pavdit.log_mel_frames(wave, window, filterbank, *ctx.numbers)
+        return call(_forward, wave, window, filterbank, *ctx.numbers)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        dwave = torch.ops.pavdit.log_mel_frames_backward(grad, *ctx.saved_tensors, *ctx.numbers)
+        dwave = call(_backward, grad, *ctx.saved_tensors, *ctx.numbers)
         return dwave, None, None, None, None, None, None

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pavdit.ops._attend import attend, attend_backward
 from pavdit.ops._checks import check_floating
-from pavdit.ops._library import forbid_gradients, native, register_fake
+from pavdit.ops._library import native
+from pavdit.ops._raw import call, forbid_gradients, register_fake
 
 SCALES = (1, 2, 4)
 
@@ -20,6 +21,9 @@ torch.library.define(
 )
 forbid_gradients("multiscale_temporal_attention")
 forbid_gradients("multiscale_temporal_attention_backward")
+
+_forward = torch.ops.pavdit.multiscale_temporal_attention.default
+_backward = torch.ops.pavdit.multiscale_temporal_attention_backward.default
 
 MAX_FRAMES, MAX_WIDTH = {"cpu": 80, "cuda": 32}, 128
 """The native kernels hold one problem in cache; beyond these sizes PyTorch's attention is as good."""
@@ -56,7 +60,7 @@ def multiscale_temporal_attention(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return multiscale_temporal_attention_reference(qkv)
     if torch.is_grad_enabled():
         return _MultiscaleTemporalAttention.apply(qkv)
-    return torch.ops.pavdit.multiscale_temporal_attention(qkv)
+    return call(_forward, qkv)
 
 
 def _served(qkv: Tensor) -> bool:
@@ -134,7 +138,7 @@ class _MultiscaleTemporalAttention(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)  # a scale that nobody uses costs nothing
         ctx.save_for_backward(qkv)
-        return torch.ops.pavdit.multiscale_temporal_attention(qkv)
+        return call(_forward, qkv)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -144,6 +148,4 @@ class _MultiscaleTemporalAttention(torch.autograd.Function):
         if grad_full is None and grad_half is None and grad_quarter is None:
             return None
         (qkv,) = ctx.saved_tensors
-        return torch.ops.pavdit.multiscale_temporal_attention_backward(
-            grad_full, grad_half, grad_quarter, qkv
-        )
+        return call(_backward, grad_full, grad_half, grad_quarter, qkv)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pavdit.ops._checks import check_floating, check_norm_and_rope
-from pavdit.ops._library import forbid_gradients, native, register_fake, serve_by_triton
+from pavdit.ops._library import native, serve_by_triton
+from pavdit.ops._raw import call, forbid_gradients, register_fake
 
 NORM_EPS = 1e-6
 MAX_WIDTH = 128
@@ -24,6 +25,9 @@ torch.library.define(
 )
 forbid_gradients("qk_norm_rope")
 forbid_gradients("qk_norm_rope_backward")
+
+_forward = torch.ops.pavdit.qk_norm_rope.default
+_backward = torch.ops.pavdit.qk_norm_rope_backward.default
 
 
 def qk_norm_rope(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None = None) -> Tensor:
@@ -54,7 +58,7 @@ def qk_norm_rope(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor |
         return qk_norm_rope_reference(qkv, q_weight, k_weight, rope)
     if torch.is_grad_enabled():
         return _QkNormRope.apply(qkv, q_weight, k_weight, rope)
-    return torch.ops.pavdit.qk_norm_rope(qkv, q_weight, k_weight, rope)
+    return call(_forward, qkv, q_weight, k_weight, rope)
 
 
 def _check(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None) -> None:
@@ -198,10 +202,10 @@ class _QkNormRope(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor | None) -> Tensor:
         ctx.save_for_backward(qkv, q_weight, k_weight, rope)
-        return torch.ops.pavdit.qk_norm_rope(qkv, q_weight, k_weight, rope)
+        return call(_forward, qkv, q_weight, k_weight, rope)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        dqkv, dq_weight, dk_weight = torch.ops.pavdit.qk_norm_rope_backward(grad, *ctx.saved_tensors)
+        dqkv, dq_weight, dk_weight = call(_backward, grad, *ctx.saved_tensors)
         return dqkv, dq_weight, dk_weight, None

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pavdit.ops._checks import check_floating, check_no_gradient, check_tensor
-from pavdit.ops._library import forbid_gradients, native, register_fake, serve_by_torch
+from pavdit.ops._library import native, serve_by_torch
+from pavdit.ops._raw import forbid_gradients, register_fake
 
 torch.library.define(
     "pavdit::scaled_linear",

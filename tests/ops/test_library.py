@@ -14,6 +14,7 @@ import torch
 
 import pavdit.ops
 from pavdit.ops import _library
+from pavdit.ops._raw import call
 
 PACKAGE = Path(pavdit.ops.__file__).parents[1]
 PROBE = """
@@ -186,6 +187,15 @@ def test_triton_says_why_it_does_not_serve(tmp_path: Path) -> None:
     (tmp_path / "triton.py").write_text("raise ImportError('no libcuda')")
     broken = triton_status("cuda", "13.0", PYTHONPATH=f"{tmp_path}{os.pathsep}{PACKAGE.parent}")
     assert broken.startswith("reference | Triton kernels do not import: no libcuda")
+
+
+def test_call_asks_autograd_where_a_gradient_would_be_cut() -> None:
+    x, m = torch.randn(1, 2, 3, 8, requires_grad=True), torch.randn(1, 2, 8)
+    arguments = (torch.ops.pavdit.adaln_modulate.default, x, m, m, 1e-6)
+    with torch.no_grad():
+        assert not call(*arguments)[0].requires_grad
+    with pytest.raises(RuntimeError, match=r"want inputs that need no gradient, got one that does"):
+        call(*arguments)
 
 
 def test_report_names_every_public_op_on_every_device() -> None:
