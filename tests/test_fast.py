@@ -105,7 +105,7 @@ def test_compiled_blocks_give_the_same_bits() -> None:
     exact = make(depth=1)
     network = Networks.of(exact, fp8=True, absorbed=True).short
     want = sample(network)
-    network.compile_blocks("aot_eager")
+    network.compile_blocks("eager")
     assert torch.equal(sample(network), want)
     assert all("attend" not in block.__dict__ for block in exact.blocks)
 
