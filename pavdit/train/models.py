@@ -55,6 +55,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16: CUDA, and CPUs with AVX-512 or better."""
+    return device.type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def load_autoencoder(checkpoint: Checkpoint, want: ModelConfig | None = None) -> MDSA:
     """The averaged autoencoder of a checkpoint of either stage, frozen.
 
