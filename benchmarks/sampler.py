@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -26,17 +26,21 @@ if __package__ in (None, ""):
 
 from benchmarks.counting import Dispatches, Gemms, now
 from benchmarks.harness import header, results_folder
+from pavdit.agreement import Agreement
 from pavdit.config import PRESETS, ModelConfig
+from pavdit.flow.step_cache import StepCache
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.ops import _library
 from pavdit.options import SamplingOptions
 from pavdit.pipeline import Pipeline
-from pavdit.runtime import DtypeName, Runtime, Settings
+from pavdit.runtime import TIERS, DtypeName, Runtime, Settings
 from pavdit.sampling import BoundVelocity, Captions, sample_batch
 from pavdit.train.models import Generator, choose_device
 
 TEXT_TOKENS = 32
+FAST_INTERVAL = (0.2, 0.8)
+"""Times with guidance of the row that measures the guidance interval."""
 STAGES = ("generator", "decode", "inverse", "end to end")
 
 
@@ -67,6 +71,7 @@ class Job:
     batch: int
     options: SamplingOptions
     device: torch.device
+    text: int = TEXT_TOKENS
 
     def noise(self) -> Tensor:
         """P of noise, the same for all columns."""
@@ -76,7 +81,7 @@ class Job:
 
     def captions(self) -> Captions:
         """Random text of one bucket."""
-        shape = self.batch, TEXT_TOKENS, self.config.stdit.text_dim
+        shape = self.batch, self.text, self.config.stdit.text_dim
         tokens = torch.randn(shape, generator=torch.Generator().manual_seed(1))
         return Captions(tokens.to(self.device), None, known=True)
 
@@ -115,7 +120,7 @@ def columns(job: Job, dtype: DtypeName) -> dict[str, Column]:
 def bind(column: Column, job: Job) -> BoundVelocity:
     """The column's network with the job's condition."""
     return BoundVelocity(
-        column.pipe.generator.stdit,  # type: ignore[union-attr]
+        column.pipe.networks.for_text(job.text),  # type: ignore[union-attr]
         job.captions(),
         job.options,
         fps=float(job.config.clip.fps),
@@ -170,6 +175,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--text", type=int, default=TEXT_TOKENS, help="text tokens")
+    parser.add_argument(
+        "--tier", choices=TIERS, default="exact", help="fast: also every fast switch, with time and error"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--json", type=Path, help="a file, or a folder of results with -", metavar="FILE")
@@ -185,8 +194,11 @@ def main() -> None:
     device = choose_device(options.device)
     config = PRESETS[options.preset]()
     sampling = SamplingOptions.of(config.flow, "t2av", {"steps": options.steps, "guidance": options.guidance})
-    job = Job(config, options.batch, sampling, device)
-    asked = {k: getattr(options, k) for k in ("preset", "batch", "steps", "guidance", "dtype", "rounds")}
+    job = Job(config, options.batch, sampling, device, options.text)
+    asked = {
+        k: getattr(options, k)
+        for k in ("preset", "batch", "steps", "guidance", "dtype", "text", "tier", "rounds")
+    }
     facts = header(device.type) | asked
     print(" | ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
 
@@ -203,6 +215,7 @@ def main() -> None:
     rows = table(samples, job)
     step = step_facts(found, job, noise)
     print(summary(rows, step, job), flush=True)
+    fast = fast_rows(job, options.dtype, options.rounds) if options.tier == "fast" else {}
     if options.profile:
         with torch.profiler.profile() as profile:
             run(found["ours"], job, noise)
@@ -212,8 +225,55 @@ def main() -> None:
         target = options.json
         if str(target) == "-":
             target = results_folder(device.type) / f"sampler-{options.preset}-{options.batch}.json"
-        everything = facts | {"stats": found["ours"].pipe.stats, "rows": rows, "step": step}
+        everything = facts | {"stats": found["ours"].pipe.stats, "rows": rows, "step": step, "fast": fast}
         target.write_text(json.dumps(everything, indent=1) + "\n")
+
+
+def fast_rows(job: Job, dtype: DtypeName, rounds: int) -> dict[str, dict[str, object]]:
+    """Time and error of the fast switches, one at a time and together, against exact on the same noise."""
+    low, high = FAST_INTERVAL
+    interval = replace(job, options=replace(job.options, guidance_interval=FAST_INTERVAL))
+    cache = replace(job, options=replace(job.options, step_cache=StepCache()))
+    ways: dict[str, tuple[Settings, Job]] = {
+        "exact": ({}, job),
+        "fp8": ({"fp8": True}, job),
+        "absorbed": ({"absorbed": True}, job),
+        "fast": ({"tier": "fast"}, job),
+        f"guidance {low:g}-{high:g}": ({}, interval),
+        f"step cache {StepCache()}": ({}, cache),
+        "all": (
+            {"tier": "fast"},
+            replace(interval, options=replace(interval.options, step_cache=StepCache())),
+        ),
+    }
+    noise, short = job.noise(), replace(job.options, num_steps=2)
+    pipes = {name: random_pipeline(job, dtype=dtype, **settings) for name, (settings, _) in ways.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    latents: dict[str, Tensor] = {}
+    for name in ways:
+        _sample(pipes[name], replace(job, options=short), noise)
+    for _ in range(rounds):
+        for name, (_, own) in ways.items():
+            begin = now(job.device)
+            latents[name] = _sample(pipes[name], own, noise)
+            seconds[name].append(now(job.device) - begin)
+    rows: dict[str, dict[str, object]] = {}
+    for name, runs in seconds.items():
+        pipe, exact = pipes["exact"], latents["exact"]
+        error = Agreement.of(pipe.codec, pipe.layout, latents[name], exact)
+        ratio = median(seconds["exact"]) / median(runs)
+        print(f"{name:<30}{median(runs) / job.batch:9.4f} s {ratio:5.2f}x exact   {error}", flush=True)
+        stats = {switch: pipes[name].stats[switch] for switch in ("fp8", "absorbed")}
+        rows[name] = {"median": median(runs) / job.batch, **asdict(error), **stats}
+    return rows
+
+
+@torch.no_grad()
+def _sample(pipe: Pipeline, job: Job, noise: Tensor) -> Tensor:
+    """P of the job's options; a switch is measured as it is, also on text that it leaves alone by default."""
+    assert pipe.networks is not None  # noqa: S101 (it has a generator)
+    velocity = BoundVelocity(pipe.networks.short, job.captions(), job.options, fps=float(job.config.clip.fps))
+    return sample_batch(velocity, noise, target=None, graphs=pipe.graphs)
 
 
 def table(samples: dict[str, list[dict[str, float]]], job: Job) -> dict[str, dict[str, dict[str, float]]]:
