@@ -122,6 +122,9 @@ def test_long_text_takes_the_exact_path(stdit: STDiT) -> None:
     networks = Networks.of(stdit, absorbed=True)
     assert networks.for_text(ABSORBED_TEXT) is networks.short
     assert networks.for_text(ABSORBED_TEXT + 1) is stdit
+    both = Networks.of(stdit, fp8=True, absorbed=True)
+    assert (both.short.form, both.long.form) == ("fp8+absorbed", "fp8")
+    assert both.short.blocks[0].mlp is both.long.blocks[0].mlp  # quantised once
 
 
 def test_a_cache_over_all_blocks_keeps_the_tokens_of_the_step(stdit: STDiT) -> None:
