@@ -13,8 +13,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,8 @@ from typing_extensions import Unpack
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.counting import Dispatches, Gemms, now
+from benchmarks.counting import Dispatches, kernels, now
+from benchmarks.floor import Watch
 from benchmarks.harness import header, results_folder
 from pavdit.config import PRESETS, ModelConfig
 from pavdit.latents import PlaneLayout
@@ -122,12 +125,17 @@ def bind(column: Column, job: Job) -> BoundVelocity:
     )
 
 
+def generate(column: Column, job: Job, noise: Tensor) -> Tensor:
+    """P of the batch."""
+    return sample_batch(bind(column, job), noise, target=None, graphs=column.pipe.graphs)
+
+
 @torch.no_grad()
 def run(column: Column, job: Job, noise: Tensor) -> dict[str, float]:
     """Seconds of each stage of one sample of the batch."""
     marks = [now(job.device)]
     with column.ops():
-        latent = sample_batch(bind(column, job), noise, target=None, graphs=column.pipe.graphs)
+        latent = generate(column, job, noise)
         marks.append(now(job.device))
         frames, images = column.pipe.codec.to_frames(*column.pipe.layout.unstack(latent))
         marks.append(now(job.device))
@@ -140,25 +148,27 @@ def run(column: Column, job: Job, noise: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def step_facts(found: dict[str, Column], job: Job, noise: Tensor) -> dict[str, float]:
-    """Dispatched ops and flops of a step, and the time of its GEMMs alone."""
+    """Dispatched ops (on CUDA also kernels) and flops of a step, and the time of its parts at their best."""
     facts: dict[str, float] = {}
+    guided, one = job.options.guided, replace(job, options=replace(job.options, num_steps=1))
     for name in ("eager", "ours"):
         velocity = bind(found[name], job)
         with found[name].ops(), Dispatches() as mode:
-            velocity(noise, 0.0, job.options.guided)
+            velocity(noise, 0.0, guided)
         facts[f"dispatched_{name}"] = mode.count
+        if job.device.type == "cuda":
+            column = found[name]
+            with column.ops():
+                facts[f"kernels_{name}"] = kernels(partial(generate, column, one, noise))
     velocity = bind(found["eager"], job)
     with plain_pytorch():
         with FlopCounterMode(display=False) as flops:
-            velocity(noise, 0.0, job.options.guided)
-        with Gemms() as gemms:
-            velocity(noise, 0.0, job.options.guided)
+            velocity(noise, 0.0, guided)
+        with Watch() as watch:
+            velocity(noise, 0.0, guided)
     facts["step_gflop"] = flops.get_total_flops() / 1e9
-    facts["gemm_gflop"] = gemms.gflop()
-    facts["gemm_seconds"], facts["peak_gflop_per_s"] = gemms.seconds(
-        found["eager"].pipe.runtime.dtype, job.device
-    )
-    return facts
+    facts["gemm_gflop"] = watch.work.gemm_gflop()
+    return facts | watch.work.seconds(found["eager"].pipe.runtime.dtype, job.device)
 
 
 def main() -> None:
@@ -197,41 +207,64 @@ def main() -> None:
     for column in found.values():  # compiles, and touches every weight
         run(column, short, noise)
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in found}
+    path = options.json
+    if path is not None and str(path) == "-":
+        path = (
+            results_folder(device.type)
+            / f"sampler-{options.preset}-batch{options.batch}-guidance{options.guidance:g}.json"
+        )
     for _ in range(options.rounds):
         for name, column in found.items():
             samples[name].append(run(column, job, noise))
-    rows = table(samples, job)
-    step = step_facts(found, job, noise)
-    print(summary(rows, step, job), flush=True)
+        facts |= {"stats": found["ours"].pipe.stats, "rows": table(samples, job)}
+        write(path, facts)  # after every round: what is measured is kept, whatever happens next
+    facts["step"] = step_facts(found, job, noise)
+    print(lines(facts["rows"], job), summary(facts["rows"], facts["step"], job), sep="\n", flush=True)
+    write(path, facts)
     if options.profile:
-        with torch.profiler.profile() as profile:
-            run(found["ours"], job, noise)
-        profile.export_chrome_trace(str(options.profile))
-        print(f"trace: {options.profile}")
-    if options.json:
-        target = options.json
-        if str(target) == "-":
-            target = results_folder(device.type) / f"sampler-{options.preset}-{options.batch}.json"
-        everything = facts | {"stats": found["ours"].pipe.stats, "rows": rows, "step": step}
-        target.write_text(json.dumps(everything, indent=1) + "\n")
+        profile_to(options.profile, found["ours"], job, noise)
+
+
+def write(path: Path | None, facts: dict[str, Any]) -> None:
+    """Replace the file of results as a whole."""
+    if path is not None:
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(facts, indent=1) + "\n")
+        part.replace(path)
+
+
+def profile_to(path: Path, column: Column, job: Job, noise: Tensor) -> None:
+    """A Chrome trace of one sample, and beside it the costliest ops as text."""
+    with torch.profiler.profile() as profile:
+        run(column, job, noise)
+    profile.export_chrome_trace(str(path))
+    order = f"self_{job.device.type}_time_total"
+    text = path.with_suffix(".txt")
+    text.write_text(profile.key_averages().table(sort_by=order, row_limit=40) + "\n")
+    print(f"trace: {path}, its costliest ops: {text}")
 
 
 def table(samples: dict[str, list[dict[str, float]]], job: Job) -> dict[str, dict[str, dict[str, float]]]:
-    """Median and 95th percentile of seconds a sample, by stage and column; prints the lines."""
+    """Median and 95th percentile of seconds a sample, by stage and column."""
     rows: dict[str, dict[str, dict[str, float]]] = {}
-    print(f"{'s/sample':<12}" + "".join(f"{name + ' median':>16}{'p95':>9}" for name in samples))
     for stage in STAGES:
-        line = f"{stage:<12}"
         rows[stage] = {}
         for name, runs in samples.items():
             seconds = [one[stage] / job.batch for one in runs]
             p95 = quantiles(seconds, n=20)[-1] if len(seconds) > 1 else seconds[0]
             rows[stage][name] = {"median": median(seconds), "p95": p95}
-            line += f"{median(seconds):16.4f}{p95:9.4f}"
-        ours = rows[stage]["ours"]["median"]
-        against = (f"{rows[stage][name]['median'] / ours:.2f}x {name}" for name in samples if name != "ours")
-        print(line + "   " + ", ".join(against), flush=True)
     return rows
+
+
+def lines(rows: dict[str, dict[str, dict[str, float]]], job: Job) -> str:
+    """The table for people."""
+    text = f"{'s/sample':<12}" + "".join(f"{name + ' median':>16}{'p95':>9}" for name in rows[STAGES[0]])
+    for stage, row in rows.items():
+        ours = row["ours"]["median"]
+        against = (f"{one['median'] / ours:.2f}x {name}" for name, one in row.items() if name != "ours")
+        cells = "".join(f"{one['median']:16.4f}{one['p95']:9.4f}" for one in row.values())
+        text += f"\n{stage:<12}{cells}   {', '.join(against)}"
+    return text
 
 
 def summary(rows: dict[str, dict[str, dict[str, float]]], step: dict[str, float], job: Job) -> str:
@@ -239,13 +272,19 @@ def summary(rows: dict[str, dict[str, dict[str, float]]], step: dict[str, float]
     ours, eager = (rows["generator"][name]["median"] * job.batch for name in ("ours", "eager"))
     gemms = step["gemm_seconds"] * job.options.num_steps
     floor = step["step_gflop"] * job.options.num_steps / step["peak_gflop_per_s"]
+    alone = (step["gemm_seconds"] + step["attention_seconds"]) * job.options.num_steps
+    on_device = ""
+    if "kernels_ours" in step:
+        on_device = f", kernels ours {step['kernels_ours']:.0f}, eager {step['kernels_eager']:.0f}"
     return (
         f"a step: {step['step_gflop']:.1f} GFLOP, GEMMs {step['gemm_gflop']:.1f}; dispatched ops ours "
         f"{step['dispatched_ours']:.0f}, eager {step['dispatched_eager']:.0f} "
-        f"({step['dispatched_ours'] / step['dispatched_eager']:.0%})\n"
+        f"({step['dispatched_ours'] / step['dispatched_eager']:.0%})"
+        f"{on_device}\n"
         f"generator: GEMMs alone {gemms:.3f} s = {gemms / eager:.0%} of eager, {gemms / ours:.0%} of ours, "
         f"so at most {eager / gemms:.2f}x eager; floor {floor:.3f} s at {step['peak_gflop_per_s']:.0f} "
-        f"GFLOP/s (the best of these GEMMs), {floor / ours:.0%} reached"
+        f"GFLOP/s (the best of these GEMMs), {floor / ours:.0%} reached; ours takes {ours / alone:.2f}x "
+        "its GEMMs and attention, each at its best"
     )
 
 
