@@ -184,7 +184,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--json", type=Path, help="a file, or a folder of results with -", metavar="FILE")
     parser.add_argument(
-        "--profile", type=Path, help="write a Chrome trace of one sample of ours", metavar="FILE"
+        "--profile",
+        type=Path,
+        help="write a Chrome trace of two steps, decode and inverse of ours",
+        metavar="FILE",
     )
     parser.add_argument(
         "--no-peer", action="store_true", help="leave Inductor out, which compiles for minutes"
@@ -222,7 +225,7 @@ def main() -> None:
     print(lines(facts["rows"], job), summary(facts["rows"], facts["step"], job), sep="\n", flush=True)
     write(path, facts)
     if options.profile:
-        profile_to(options.profile, found["ours"], job, noise)
+        profile_to(options.profile, found["ours"], short, noise)
 
 
 def write(path: Path | None, facts: dict[str, Any]) -> None:
@@ -234,7 +237,7 @@ def write(path: Path | None, facts: dict[str, Any]) -> None:
 
 
 def profile_to(path: Path, column: Column, job: Job, noise: Tensor) -> None:
-    """A Chrome trace of one sample, and beside it the costliest ops as text."""
+    """A Chrome trace of a sample of few steps, and beside it the costliest ops as text."""
     with torch.profiler.profile() as profile:
         run(column, job, noise)
     profile.export_chrome_trace(str(path))

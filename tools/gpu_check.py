@@ -39,7 +39,7 @@ SAMPLER = (
         "--json",
         "-",
         "--profile",
-        "{folder}/xl.json",
+        "{folder}/profile-xl.json",
     ),
     (
         "sampler",

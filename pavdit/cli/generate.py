@@ -26,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
     parser.add_argument("--device", default="auto")
+    switch = argparse.BooleanOptionalAction
+    parser.add_argument("--graph", action=switch, help="steps and decoding as CUDA graphs (default: on CUDA)")
+    parser.add_argument("--compile", action=switch, help="compiled blocks (default: on CUDA)")
+    parser.add_argument(
+        "--attention", default="auto", help="inside a frame: auto (as measured), block, sdpa or flash"
+    )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="a folder, or one .mp4"
     )
@@ -40,7 +46,14 @@ def run(arguments: argparse.Namespace) -> int:
     from pavdit.pipeline import Pipeline
 
     paths = output_paths(arguments.output, arguments.n, arguments.seed)
-    pipeline = Pipeline.from_pretrained(arguments.checkpoint, arguments.device, dtype=arguments.dtype)
+    pipeline = Pipeline.from_pretrained(
+        arguments.checkpoint,
+        arguments.device,
+        dtype=arguments.dtype,
+        graph=arguments.graph,
+        compile=arguments.compile,
+        attention=arguments.attention,
+    )
     video, audio = (
         None if path is None else pipeline.read(path) for path in (arguments.video, arguments.audio)
     )
