@@ -15,8 +15,8 @@ import torch
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.harness import header, results_folder
-from benchmarks.sampler import Column, Job, columns, run, write
+from benchmarks.columns import Column, Job, columns, run
+from benchmarks.harness import header, results_folder, write
 from pavdit.batching import is_out_of_memory
 from pavdit.config import PRESETS
 from pavdit.options import SamplingOptions

@@ -15,8 +15,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.floor import linear_ways
-from benchmarks.harness import copy_bandwidth, header, matmul_speed, measure, results_folder
-from benchmarks.sampler import write
+from benchmarks.harness import copy_bandwidth, header, matmul_speed, measure, results_folder, write
 from pavdit.config import PRESETS
 
 ROWS = (1024, 2048, 16384)

@@ -8,158 +8,41 @@ three run in one process, interleaved, on random weights and random latents.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from typing_extensions import Unpack
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.counting import Dispatches, kernels, now
+from benchmarks.columns import STAGES, TEXT_TOKENS, Column, Job, bind, columns, generate, plain_pytorch, run
+from benchmarks.counting import Dispatches, kernels
+from benchmarks.fast_switches import fast_rows
 from benchmarks.floor import Watch
-from benchmarks.harness import header, results_folder
-from pavdit.config import PRESETS, ModelConfig
-from pavdit.latents import PlaneLayout
-from pavdit.mdsa.autoencoder import MDSA
-from pavdit.ops import _library
+from benchmarks.harness import header, results_folder, write
+from pavdit.config import PRESETS
 from pavdit.options import SamplingOptions
-from pavdit.pipeline import Pipeline
-from pavdit.runtime import DtypeName, Runtime, Settings
-from pavdit.sampling import BoundVelocity, Captions, sample_batch
-from pavdit.train.models import Generator, choose_device
-
-TEXT_TOKENS = 32
-STAGES = ("generator", "decode", "inverse", "end to end")
-
-
-@contextmanager
-def plain_pytorch() -> Iterator[None]:
-    """Every op by its reference, as where nothing was built."""
-    served = dict(_library._native)
-    _library._native.update(dict.fromkeys(served, frozenset()))
-    try:
-        yield
-    finally:
-        _library._native.update(served)
-
-
-@dataclass(frozen=True)
-class Column:
-    """One way to make a sample."""
-
-    pipe: Pipeline
-    ops: Callable[[], AbstractContextManager[None]]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every column makes."""
-
-    config: ModelConfig
-    batch: int
-    options: SamplingOptions
-    device: torch.device
-
-    def noise(self) -> Tensor:
-        """P of noise, the same for all columns."""
-        layout = PlaneLayout.choose(self.config.grid, self.config.stdit.layout)
-        shape = self.batch, self.config.mdsa.latent_channels, layout.num_frames, layout.rows, layout.columns
-        return (torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1).to(self.device)
-
-    def captions(self) -> Captions:
-        """Random text of one bucket."""
-        shape = self.batch, TEXT_TOKENS, self.config.stdit.text_dim
-        tokens = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-        return Captions(tokens.to(self.device), None, known=True)
-
-
-def random_pipeline(job: Job, **settings: Unpack[Settings]) -> Pipeline:
-    """A pipeline whose weights are random and nowhere zero."""
-    torch.manual_seed(0)
-    config = job.config.model_copy(
-        update={"text": job.config.text.model_copy(update={"class_names": ("benchmark",)})}
-    )
-    mdsa, generator = MDSA(config), Generator(config)
-    for module in (mdsa, generator):
-        for parameter in module.parameters():
-            if not parameter.any():
-                nn.init.normal_(parameter, std=0.02)
-        module.requires_grad_(False)
-    return Pipeline(config, mdsa, generator, runtime=Runtime.choose(job.device, **settings))
-
-
-def columns(job: Job, dtype: DtypeName) -> dict[str, Column]:
-    """The three ways, on equal weights."""
-    eager = random_pipeline(job, dtype=dtype, graph=False, compile=False)
-    peer = random_pipeline(job, dtype=dtype, graph=False, compile=False)
-    mode = "max-autotune" if job.device.type == "cuda" else "default"
-    for block in peer.generator.stdit.blocks:  # type: ignore[union-attr]
-        block.compile(fullgraph=True, mode=mode)
-    peer.mdsa.decode = torch.compile(peer.mdsa.decode, mode=mode)  # type: ignore[method-assign]
-    ours = random_pipeline(job, dtype=dtype)
-    return {
-        "eager": Column(eager, plain_pytorch),
-        "peer": Column(peer, plain_pytorch),
-        "ours": Column(ours, nullcontext),
-    }
-
-
-def bind(column: Column, job: Job) -> BoundVelocity:
-    """The column's network with the job's condition."""
-    return BoundVelocity(
-        column.pipe.generator.stdit,  # type: ignore[union-attr]
-        job.captions(),
-        job.options,
-        fps=float(job.config.clip.fps),
-    )
-
-
-def generate(column: Column, job: Job, noise: Tensor) -> Tensor:
-    """P of the batch."""
-    return sample_batch(bind(column, job), noise, target=None, graphs=column.pipe.graphs)
-
-
-@torch.no_grad()
-def run(column: Column, job: Job, noise: Tensor) -> dict[str, float]:
-    """Seconds of each stage of one sample of the batch."""
-    marks = [now(job.device)]
-    with column.ops():
-        latent = generate(column, job, noise)
-        marks.append(now(job.device))
-        frames, images = column.pipe.codec.to_frames(*column.pipe.layout.unstack(latent))
-        marks.append(now(job.device))
-        assert frames is not None and images is not None  # noqa: S101 (both streams were given)
-        column.pipe.codec.to_waves(images)
-        marks.append(now(job.device))
-    parts = [later - earlier for earlier, later in zip(marks[:-1], marks[1:], strict=True)]
-    return dict(zip(STAGES, [*parts, marks[-1] - marks[0]], strict=True))
+from pavdit.runtime import TIERS
+from pavdit.train.models import choose_device
 
 
 @torch.no_grad()
 def step_facts(found: dict[str, Column], job: Job, noise: Tensor) -> dict[str, float]:
     """Dispatched ops (on CUDA also kernels) and flops of a step, and the time of its parts at their best."""
     facts: dict[str, float] = {}
-    guided, one = job.options.guided, replace(job, options=replace(job.options, num_steps=1))
+    guided = job.options.guided
     for name in ("eager", "ours"):
         velocity = bind(found[name], job)
         with found[name].ops(), Dispatches() as mode:
             velocity(noise, 0.0, guided)
         facts[f"dispatched_{name}"] = mode.count
         if job.device.type == "cuda":
-            column = found[name]
-            with column.ops():
-                facts[f"kernels_{name}"] = kernels(partial(generate, column, one, noise))
+            facts[f"kernels_{name}"] = kernels_of_a_step(found[name], job, noise)
     velocity = bind(found["eager"], job)
     with plain_pytorch():
         with FlopCounterMode(display=False) as flops:
@@ -171,6 +54,16 @@ def step_facts(found: dict[str, Column], job: Job, noise: Tensor) -> dict[str, f
     return facts | watch.work.seconds(found["eager"].pipe.runtime.dtype, job.device)
 
 
+def kernels_of_a_step(column: Column, job: Job, noise: Tensor) -> int:
+    """On CUDA: what a sample of two steps launches beyond one of one step."""
+    found = []
+    for steps in (1, 2):
+        short = replace(job, options=replace(job.options, num_steps=steps))
+        with column.ops():
+            found.append(kernels(lambda short=short: generate(column, short, noise)))
+    return found[1] - found[0]
+
+
 def main() -> None:
     """Measure and print; --json writes everything."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
@@ -180,6 +73,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--text", type=int, default=TEXT_TOKENS, help="text tokens")
+    parser.add_argument(
+        "--tier", choices=TIERS, default="exact", help="fast: also every fast switch, with time and error"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--json", type=Path, help="a file, or a folder of results with -", metavar="FILE")
@@ -198,8 +95,11 @@ def main() -> None:
     device = choose_device(options.device)
     config = PRESETS[options.preset]()
     sampling = SamplingOptions.of(config.flow, "t2av", {"steps": options.steps, "guidance": options.guidance})
-    job = Job(config, options.batch, sampling, device)
-    asked = {k: getattr(options, k) for k in ("preset", "batch", "steps", "guidance", "dtype", "rounds")}
+    job = Job(config, options.batch, sampling, device, options.text)
+    asked = {
+        k: getattr(options, k)
+        for k in ("preset", "batch", "steps", "guidance", "dtype", "text", "tier", "rounds")
+    }
     facts = header(device.type) | asked
     print(" | ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
 
@@ -224,16 +124,11 @@ def main() -> None:
     facts["step"] = step_facts(found, job, noise)
     print(lines(facts["rows"], job), summary(facts["rows"], facts["step"], job), sep="\n", flush=True)
     write(path, facts)
+    if options.tier == "fast":
+        facts["fast"] = fast_rows(job, options.dtype, options.rounds)
+        write(path, facts)
     if options.profile:
         profile_to(options.profile, found["ours"], short, noise)
-
-
-def write(path: Path | None, facts: dict[str, Any]) -> None:
-    """Replace the file of results as a whole."""
-    if path is not None:
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(facts, indent=1) + "\n")
-        part.replace(path)
 
 
 def profile_to(path: Path, column: Column, job: Job, noise: Tensor) -> None:

@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 import torch
 
-from pavdit.text import ClassEncoder, bucket_of
+from pavdit.text import TextEncoder, bucket_of
 
 BatchSize = int | Literal["auto"]
 
@@ -37,7 +37,7 @@ class Request:
 
 
 def requests_for(
-    prompt: str | Sequence[str] | None, n: int, seed: int, text: ClassEncoder, max_length: int
+    prompt: str | Sequence[str] | None, n: int, seed: int, text: TextEncoder, max_length: int
 ) -> list[Request]:
     """`n` requests for every prompt, with the bucket that it falls into.
 

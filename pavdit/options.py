@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal, TypedDict
 
 from pavdit.config import TASKS, FlowConfig
+from pavdit.flow.schedule import time_grid
+from pavdit.flow.step_cache import StepCache, Use
 
 Method = Literal["euler", "heun"]
 
@@ -17,6 +19,10 @@ class Choices(TypedDict, total=False):
     """Steps of the sampler."""
     guidance: float | None
     """Scale s of ``v_null + s (v_cond - v_null)``."""
+    guidance_interval: tuple[float, float] | None
+    """Times t in which guidance is applied; a step outside costs half as much."""
+    step_cache: StepCache | None
+    """Which steps reuse what the middle blocks added; without one every step computes all."""
 
 
 OPTION_OF = {"steps": "num_steps", "guidance": "guidance_scale"}
@@ -34,6 +40,7 @@ class SamplingOptions:
         guidance_interval: times t in which guidance is applied.
         method: integrator.
         reflect: fold into [-1, 1] after each step.
+        step_cache: which steps reuse what a range of blocks added; None: none does.
 
     Raises:
         ValueError: an option cannot be used; the message names it.
@@ -45,6 +52,7 @@ class SamplingOptions:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     method: Method = "euler"
     reflect: bool = True
+    step_cache: StepCache | None = None
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -53,6 +61,11 @@ class SamplingOptions:
             raise ValueError(f"steps: want num_steps >= 1, got {self.num_steps}")
         if not self.guidance_scale >= 0:
             raise ValueError(f"guidance: want a scale >= 0, got {self.guidance_scale}")
+        low, high = self.guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"guidance_interval: want 0 <= low <= high <= 1, got {low:g} and {high:g}")
+        if self.step_cache is not None and self.method != "euler":
+            raise ValueError(f"step_cache: want method euler, got {self.method}")
 
     @classmethod
     def of(cls, flow: FlowConfig, task: str, choices: Choices) -> SamplingOptions:
@@ -78,6 +91,26 @@ class SamplingOptions:
     def unguided(self) -> SamplingOptions:
         """The same without guidance, for a batch of null captions."""
         return replace(self, guidance_scale=1.0)
+
+    def uses(self) -> dict[float, Use]:
+        """What the step at each time does with the residual of the cached blocks."""
+        times = time_grid(self.num_steps)[:-1]
+        if self.step_cache is None:
+            return dict.fromkeys(times, "plain")
+        low, high = self.guidance_interval
+        guided = [self.guided and low <= t <= high for t in times]
+        return dict(zip(times, self.step_cache.plan(times, guided), strict=True))
+
+    def described(self) -> dict[str, str]:
+        """For a file's metadata: enough to make the sample again with the same weights."""
+        low, high = self.guidance_interval
+        return {
+            "steps": str(self.num_steps),
+            "guidance": f"{self.guidance_scale:g}",
+            "guidance_interval": f"{low:g}-{high:g}",
+            "step_cache": str(self.step_cache or "none"),
+            "task": self.task,
+        }
 
     def kernels(self) -> tuple[object, ...]:
         """What a step's kernels depend on besides shapes: part of the key of its graph."""

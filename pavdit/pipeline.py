@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from pathlib import Path
 
 from typing_extensions import Unpack
 
+from pavdit.agreement import Agreement
 from pavdit.batching import BatchSize, in_batches, requests_for
 from pavdit.clip import Clip
 from pavdit.codec import Codec
@@ -22,6 +24,7 @@ from pavdit.nn.frame_attention import set_backend
 from pavdit.options import Choices, SamplingOptions
 from pavdit.runtime import Runtime, Settings
 from pavdit.stdit.embed import PATCH
+from pavdit.stdit.fast import Networks
 from pavdit.synthesis import Synthesis
 from pavdit.tasks import Stream, choose_task
 from pavdit.train.checkpoint import open_checkpoint
@@ -62,14 +65,16 @@ class Pipeline:
         _, rows, columns = config.grid
         self.attention = {"decode": runtime.attention_of(rows * columns, config.mdsa.head_dim)}
         set_backend(mdsa, self.attention["decode"].backend)
+        self.networks = None
         if self.generator is not None:
             stdit = self.generator.stdit
             tokens = self.layout.rows * self.layout.columns // PATCH**2
             self.attention["step"] = runtime.attention_of(tokens, config.stdit.head_dim)
             set_backend(stdit, self.attention["step"].backend)
+            self.networks = Networks.of(stdit, fp8=runtime.fp8.on, absorbed=runtime.absorbed.on)
             if runtime.compile.on:
                 use_cache()
-                stdit.compile_blocks()
+                self.networks.compile_blocks()
 
     @property
     def mdsa(self) -> MDSA:
@@ -90,6 +95,8 @@ class Pipeline:
             "compile": f"{runtime.compile}; cache {cache_dir()}"
             if runtime.compile.on
             else str(runtime.compile),
+            "fp8": str(runtime.fp8),
+            "absorbed": str(runtime.absorbed),
             "attention": ", ".join(f"{stage} {choice}" for stage, choice in self.attention.items()),
         }
 
@@ -100,23 +107,31 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, device: str = "auto", **settings: Unpack[Settings]
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        text_path: Path | None = None,
+        **settings: Unpack[Settings],
     ) -> Pipeline:
         """Load averaged weights from a checkpoint or a run directory of either stage.
 
         Args:
             path: the checkpoint or run directory.
             device: ``auto`` is CUDA where there is one.
+            text_path: folder of the language model that the generator takes its prompts from; None: where it
+                lay in training.
             settings: how the models run, see `pavdit.runtime.Settings`.
 
         Raises:
-            CheckpointError: nothing is there, it is damaged, or its weights do not fit its configuration.
-            ConfigError: there is no such device.
+            CheckpointError: nothing is there, it is damaged, its weights do not fit its configuration, or the
+                language model is another one.
+            ConfigError: there is no such device, or no language model.
             ValueError: a setting does not exist, or not on this device.
         """
         runtime = Runtime.choose(choose_device(device), **settings)
         saved = open_checkpoint(Path(path))
-        generator = load_generator(saved) if saved.config.train.stage == "generator" else None
+        is_generator = saved.config.train.stage == "generator"
+        generator = load_generator(saved, runtime.device, text_path) if is_generator else None
         return cls(
             saved.config.model,
             load_autoencoder(saved),
@@ -232,7 +247,7 @@ class Pipeline:
         **choices: Unpack[Choices],
     ) -> Iterator[tuple[int, Generated]]:
         """As calling the pipeline, but every clip comes with its index as soon as its batch is done."""
-        if self.generator is None:
+        if self.generator is None or self.networks is None:
             raise ValueError(
                 "checkpoint: want a generator's, got an autoencoder's, which only encodes and decodes"
             )
@@ -240,7 +255,13 @@ class Pipeline:
         given = video if options.task == "v2a" else audio
         requests = requests_for(prompt, n, seed, self.generator.text, self.config.stdit.max_text_length)
         synthesis = Synthesis(
-            self.config, self.generator, self.codec, self.layout, self.graphs, self.model_hash
+            self.config,
+            self.generator,
+            self.networks,
+            self.codec,
+            self.layout,
+            self.graphs,
+            self.model_hash,
         )
         made = in_batches(
             requests,
@@ -249,3 +270,25 @@ class Pipeline:
             lambda batch: synthesis.make(batch, options, given, callback),
         )
         return ((request.index, clip) for request, clip in made)
+
+    def error_against_exact(
+        self,
+        prompt: str | None = None,
+        video: Clip | None = None,
+        audio: Clip | None = None,
+        task: str = "auto",
+        seed: int = 0,
+        **choices: Unpack[Choices],
+    ) -> Agreement:
+        """How far a clip is from that of the same noise without any fast switch.
+
+        Arguments and errors as for calling the pipeline; makes the clip both ways.
+        """
+        exact = copy(self)
+        exact.networks = None if self.generator is None else Networks.of(self.generator.stdit)
+        plain = choices | {"guidance_interval": None, "step_cache": None}
+        latents = [
+            pipe(prompt, video, audio, task, seed=seed, **chosen)[0].latent[None].to(self.runtime.device)
+            for pipe, chosen in ((self, choices), (exact, plain))
+        ]
+        return Agreement.of(self.codec, self.layout, *latents)

@@ -15,7 +15,7 @@ from pavdit.flow.sampler import Callback, sample
 from pavdit.flow.schedule import time_grid
 from pavdit.ops import guided_euler_step_
 from pavdit.options import SamplingOptions
-from pavdit.stdit.model import Condition, Modulation, STDiT
+from pavdit.stdit.model import BlockReuse, Condition, Modulation, STDiT
 from pavdit.tasks import GIVEN, MADE_ALONE, STREAMS
 
 
@@ -61,6 +61,8 @@ class BoundVelocity:
         t = torch.tensor(times, dtype=torch.float32, device=device)[:, None] * moves  # (K, 2)
         self._tables = stdit.modulate(t, is_clean.expand(len(times), -1), self.single.vector[:1])
         self._row = {time: k for k, time in enumerate(times)}
+        self._uses = options.uses()
+        self._residuals: dict[bool, Tensor] = {}
 
     def condition(self, guided: bool) -> Condition:
         """Of the batch, or of the batch and then of its null captions."""
@@ -70,8 +72,21 @@ class BoundVelocity:
         """The adaLN tables of one of the times."""
         return self._tables.row(self._row[t])
 
+    def reuse(self, t: float, guided: bool) -> BlockReuse | None:
+        """What the step at a time does with the residual of the cached blocks."""
+        use, cache = self._uses[t], self.options.step_cache
+        if use == "plain" or cache is None:
+            return None
+        if guided not in self._residuals:
+            condition = self.condition(guided)
+            batch, positions = condition.keys_values[0].shape[1], condition.positions
+            self._residuals[guided] = positions.new_zeros(batch, *positions.shape)  # (B, G, N, D)
+        blocks = cache.range_of(len(self.stdit.blocks))
+        return BlockReuse(blocks, self._residuals[guided], fresh=use == "store")
+
     def __call__(self, latent: Tensor, t: float, guided: bool) -> Tensor:
-        return halves(self.stdit, latent, self.modulation(t), self.condition(guided), guided)
+        reuse = self.reuse(t, guided)
+        return halves(self.stdit, latent, self.modulation(t), self.condition(guided), guided, reuse)
 
     def _prepare(self, drop: list[bool]) -> Condition:
         rows, copies = len(drop), len(drop) // self.captions.tokens.shape[0]
@@ -86,10 +101,15 @@ class BoundVelocity:
 
 
 def halves(
-    stdit: STDiT, latent: Tensor, modulation: Modulation, condition: Condition, guided: bool
+    stdit: STDiT,
+    latent: Tensor,
+    modulation: Modulation,
+    condition: Condition,
+    guided: bool,
+    reuse: BlockReuse | None = None,
 ) -> Tensor:
     """The velocity of a batch, or where `guided` of its two halves in one pass."""
-    return stdit.velocity(torch.cat([latent, latent]) if guided else latent, modulation, condition)
+    return stdit.velocity(torch.cat([latent, latent]) if guided else latent, modulation, condition, reuse)
 
 
 class GraphedSteps:
@@ -103,20 +123,27 @@ class GraphedSteps:
 
     def __init__(self, graphs: Graphs, velocity: BoundVelocity, target: Tensor | None) -> None:
         self.graphs, self.velocity, self.target = graphs, velocity, target
-        self._steps: dict[bool, Captured] = {}
+        self._steps: dict[tuple[bool, str], Captured] = {}
 
     def __call__(self, latent: Tensor, t: float, dt: float, guided: bool) -> None:
         """One step, in place."""
-        modulation = self.velocity.modulation(t)
-        step = self._steps.get(guided)
+        modulation, reuse = self.velocity.modulation(t), self.velocity.reuse(t, guided)
+        kind = guided, "plain" if reuse is None else "store" if reuse.fresh else "reuse"
+        step = self._steps.get(kind)
         if step is None:
-            step = self._steps[guided] = self._bind(latent, modulation, guided)
+            step = self._steps[kind] = self._bind(latent, modulation, guided, reuse)
         step.load(latent=latent, tables=modulation.tables)
+        if reuse is not None and not reuse.fresh:
+            step.load(residual=reuse.residual)
         step.buffers["dt"].fill_(dt)
         step.replay()
         step.store("latent", latent)
+        if reuse is not None and reuse.fresh:
+            step.store("residual", reuse.residual)
 
-    def _bind(self, latent: Tensor, modulation: Modulation, guided: bool) -> Captured:
+    def _bind(
+        self, latent: Tensor, modulation: Modulation, guided: bool, reuse: BlockReuse | None
+    ) -> Captured:
         """The graph for this batch's shapes, with what all its steps share loaded."""
         condition = self.velocity.condition(guided)
         inputs = {"latent": latent, "tables": modulation.tables}
@@ -127,8 +154,11 @@ class GraphedSteps:
             inputs["bias"] = condition.bias
         if self.target is not None:
             inputs["target"] = self.target
+        if reuse is not None:
+            inputs["residual"] = reuse.residual
         options, stdit, blocks = self.velocity.options, self.velocity.stdit, len(condition.keys_values)
-        vector = condition.vector  # alone, because the function lives as long as the graph
+        # these alone, because the function lives as long as the graph
+        vector, cached = condition.vector, None if reuse is None else (reuse.blocks, reuse.fresh)
 
         def step(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
             bound = Condition(
@@ -138,13 +168,14 @@ class GraphedSteps:
                 positions=inputs["positions"],
             )
             latent = inputs["latent"]
-            v = halves(stdit, latent, Modulation(inputs["tables"]), bound, guided)
+            again = None if cached is None else BlockReuse(cached[0], inputs["residual"], fresh=cached[1])
+            v = halves(stdit, latent, Modulation(inputs["tables"]), bound, guided, again)
             guided_euler_step_(
                 latent, v, inputs["dt"], inputs["scale"], inputs.get("target"), options.reflect
             )
-            return {"latent": latent}
+            return {name: inputs[name] for name in ("latent", "residual") if name in inputs}
 
-        key = "step", guided, options.kernels(), version_of(stdit.parameters())
+        key = "step", guided, cached, stdit.form, options.kernels(), version_of(stdit.parameters())
         return self.graphs.get(key, step, inputs)
 
 

@@ -18,6 +18,7 @@ from pavdit.generated import Generated
 from pavdit.latents import PlaneLayout
 from pavdit.options import SamplingOptions
 from pavdit.sampling import BoundVelocity, Captions, sample_batch
+from pavdit.stdit.fast import Networks
 from pavdit.tasks import GIVEN, MADE_ALONE, with_given
 from pavdit.text import to_bucket
 from pavdit.train.models import Generator
@@ -31,6 +32,7 @@ class Synthesis:
     Attributes:
         config: sizes.
         generator: STDiT and its text encoder, where they run.
+        networks: the forms of STDiT that sample.
         codec: the autoencoder, on the same device.
         layout: of P.
         graphs: where captured steps live; None: nothing is captured.
@@ -39,6 +41,7 @@ class Synthesis:
 
     config: ModelConfig
     generator: Generator
+    networks: Networks
     codec: Codec
     layout: PlaneLayout
     graphs: Graphs | None
@@ -63,8 +66,9 @@ class Synthesis:
         noise = draw_noise(self._latent_shape(), random, self.config.flow.prior)  # (B, C, G, rows, columns)
         latent, target = self._place_given(noise.to(self.codec.device), given, options.task)
         captions = self._captions(batch)
+        stdit = self.networks.for_text(captions.tokens.shape[1])
         velocity = BoundVelocity(
-            self.generator.stdit,
+            stdit,
             captions,
             options if captions.known else options.unguided(),
             fps=float(self.config.clip.fps),
@@ -83,9 +87,8 @@ class Synthesis:
                     "model": self.model_hash,
                     "prompt": request.prompt or "",
                     "seed": str(request.seed),
-                    "steps": str(options.num_steps),
-                    "guidance": f"{options.guidance_scale:g}",
-                    "task": options.task,
+                    **options.described(),
+                    "tier": stdit.form,
                 },
             )
             for clip, row, request in zip(clips, latent.cpu(), batch, strict=True)
@@ -113,7 +116,8 @@ class Synthesis:
         if not prompts:
             shape = len(batch), self.config.text.tokens_per_class, stdit.text_dim
             return Captions(torch.zeros(shape, device=self.codec.device), None, known=False)
-        return Captions(*to_bucket(self.generator.text.encode(prompts), stdit.max_text_length), known=True)
+        tokens, mask = to_bucket(self.generator.text.encode(prompts), stdit.max_text_length)
+        return Captions(tokens.to(self.codec.device, self.codec.dtype), mask, known=True)
 
 
 def require_finite(latent: Tensor, generator: Generator) -> None:

@@ -21,7 +21,8 @@ ROOT = Path(__file__).parent.parent
 def test_sampler_benchmark(tmp_path: Path) -> None:
     assert "python benchmarks/sampler.py" in (ROOT / "README.md").read_text()
     found = tmp_path / "found.json"
-    options = ["--preset", "tiny", "--steps", "2", "--rounds", "2", "--threads", "1", "--no-peer", "--json"]
+    options = ["--preset", "tiny", "--steps", "2", "--rounds", "2", "--threads", "1", "--no-peer"]
+    options += ["--tier", "fast", "--text", "8", "--json"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "sampler.py"), *options, str(found)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -34,6 +35,8 @@ def test_sampler_benchmark(tmp_path: Path) -> None:
     assert all(row["ours"]["median"] > 0 for row in facts["rows"].values())
     assert facts["step"]["attention_seconds"] > 0 and facts["step"]["gemm_seconds"] > 0
     assert facts["step"]["dispatched_ours"] <= 0.6 * facts["step"]["dispatched_eager"]
+    assert facts["fast"]["exact"]["latent_rms"] == 0
+    assert facts["fast"]["absorbed"]["latent_rms"] < facts["fast"]["fp8"]["latent_rms"] < 0.1
 
 
 SMALLEST = (

@@ -147,6 +147,8 @@ def test_bfloat16_makes_nearly_the_same_clip(pipeline, nano_generator_run):
         "dtype": "bfloat16",
         "graph": "off: no CUDA",
         "compile": "off: gains nothing on a CPU",
+        "fp8": "off: tier exact",
+        "absorbed": "off: tier exact",
         "attention": "decode block: the default, step block: the default",
     }
     [got], [want] = low(None, steps=2), pipeline(None, steps=2)
@@ -185,7 +187,17 @@ def test_a_saved_clip_reads_back_and_says_where_it_came_from(pipeline, tmp_path)
     assert back.frames.shape == made.clip.frames.shape
     info = probe(path)
     assert info.fps == 10
-    assert made.provenance.keys() == {"model", "prompt", "seed", "steps", "guidance", "task"}
+    assert made.provenance.keys() == {
+        "model",
+        "prompt",
+        "seed",
+        "steps",
+        "guidance",
+        "task",
+        "tier",
+        "guidance_interval",
+        "step_cache",
+    }
     assert made.provenance["seed"] == "11" and made.provenance["guidance"] == "1.5"
     assert made.provenance.items() <= info.metadata.items()
 

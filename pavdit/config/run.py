@@ -63,6 +63,10 @@ class TrainConfig(Model):
     """Where checkpoints, the log and the resolved configuration go."""
     autoencoder: Path | None = None
     """Checkpoint or run directory of the trained autoencoder, for `stage: generator`."""
+    latent_cache: Path | None = None
+    """Where the generator's clips lie encoded, for any number of runs; None: `latents` beside `run_dir`."""
+    latent_dtype: Literal["float32", "float16"] = "float32"
+    """Of the latents in the cache; half the disk at 1/2048 relative."""
     first_stage: Path | None = None
     """Checkpoint or run directory of an autoencoder's first stage: this run is its second (`model.mdsa.kl`,
     `model.mdsa.adversarial`), and begins with its weights, average and optimiser. None: a first stage."""
@@ -97,6 +101,9 @@ class TrainConfig(Model):
     L1 spends itself on the last percent of a background before it learns a small moving object."""
     tasks: dict[Literal["t2av", "v2a", "a2v", "t2v", "t2a"], float] = {"t2av": 1.0}
     """Share of each task in generator training."""
+    pair_clips: int = Field(0, ge=0)
+    """Clips whose sound is made from their picture at every validation, to see whether it is nearer to theirs
+    than to that of others; 0: none."""
     checkpoint_every: int = Field(500, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
     log_every: int = Field(10, ge=1)

@@ -130,7 +130,7 @@ class FolderClips:
     def record(self, index: int) -> ClipRecord:
         """What is known of clip `index` without decoding it."""
         source = self.sources[self.file_of(index)]
-        return ClipRecord(source.label, source.caption, source.path)
+        return ClipRecord(source.label, source.caption, source.path, f"{self.start_seconds(index)} s")
 
     def start_seconds(self, index: int, draw: int = 0) -> Fraction:
         """Where clip `index` begins in its file; `draw` picks it where ``segments`` is ``random``."""

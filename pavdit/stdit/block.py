@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -111,10 +111,16 @@ class Block(nn.Module):
         attention: `SpatialAttention` or `TemporalAttention`.
         num_heads: A, of the cross-attention.
         mlp_ratio: width of the MLP's hidden layer over D.
+
+    Attributes:
+        norm: closes a residual and prepares the input of attention and MLP.
     """
+
+    norm: Callable[..., Any]
 
     def __init__(self, width: int, attention: SelfAttention, num_heads: int, mlp_ratio: int) -> None:
         super().__init__()
+        self.norm = gated_residual_adaln
         self.table = nn.Parameter(torch.randn(6, width) / width**0.5)
         self.attention = attention
         self.cross = CrossAttention(width, num_heads)
@@ -139,7 +145,7 @@ class Block(nn.Module):
             modulation: ``(B or 1, F, 6, D)``, `table` already added: shift, scale, gate of the attention,
                 then of the MLP.
             keys_values: ``(2, B, A, M, E)``, from `CrossAttention.keys_values`.
-            bias: ``(B, 1, 1, M)`` or None.
+            bias: ``(B, 1 or A, 1, M)`` or None.
             valid: ``(1, G, N)`` bool, False on padding tokens, or None.
 
         Returns:
@@ -152,13 +158,13 @@ class Block(nn.Module):
     def attend(self, x: Tensor, y: Tensor, gate: Tensor, modulation: Tensor, valid: Tensor | None) -> Tensor:
         """The pending residual and self-attention; arguments as in `forward`."""
         shift, scale, gate_msa = modulation[:, :, :3].unbind(2)  # (B or 1, F, D) each
-        x, h = gated_residual_adaln(x, y, gate, shift, scale)
+        x, h = self.norm(x, y, gate, shift, scale)
         return add_gated(x, self.attention(h, valid), gate_msa)  # (B, G, N, D)
 
     def transform(self, x: Tensor, y: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
         """What cross-attention gave, `y`, is added, and the MLP leaves its own result pending."""
         shift, scale = modulation[:, :, 3:5].unbind(2)
-        x, h = gated_residual_adaln(x, y, None, shift, scale)
+        x, h = self.norm(x, y, None, shift, scale)
         return x, self.mlp(h)
 
     def compile_parts(self, backend: str) -> None:

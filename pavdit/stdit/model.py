@@ -13,7 +13,7 @@ from pavdit.config import TASKS, STDiTConfig
 from pavdit.latents import PlaneLayout
 from pavdit.nn.rope import rope_table
 from pavdit.ops import gated_residual_adaln
-from pavdit.stdit.block import Block, SpatialAttention, TemporalAttention
+from pavdit.stdit.block import Block, SpatialAttention, TemporalAttention, add_gated
 from pavdit.stdit.embed import PATCH, CaptionProjection, LatentEmbedder, ScalarEmbedder, unpatchify
 
 TASK_STD = 0.02
@@ -30,7 +30,8 @@ class Condition:
 
     Attributes:
         keys_values: of every block, ``(2, B, A, 1 + N, E)``: the task token, then the caption.
-        bias: ``(B, 1, 1, 1 + N)``, -inf on padding; None where there is none.
+        bias: ``(1 or L, B, 1 or A, 1, 1 + N)``, -inf on padding, a row for all blocks or one a block; None
+            where there is none.
         vector: ``(B, D)``, task and frame rate, added to the timestep embedding.
         positions: ``(G, N, D)``, where every token lies, in the dtype of the weights.
     """
@@ -39,6 +40,10 @@ class Condition:
     bias: Tensor | None
     vector: Tensor
     positions: Tensor
+
+    def bias_of(self, block: int) -> Tensor | None:
+        """``(B, 1 or A, 1, 1 + N)``, that of a block."""
+        return None if self.bias is None else self.bias[block if self.bias.shape[0] > 1 else 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,22 @@ class Modulation:
         return Modulation(self.tables[index : index + 1])
 
 
+@dataclass(frozen=True, slots=True)
+class BlockReuse:
+    """What a range of blocks adds to the tokens, kept from one step for others (Delta-DiT, Chen et al., arXiv
+    2406.01125).
+
+    Attributes:
+        blocks: the range, not empty.
+        residual: ``(B, G, N, D)`` in the dtype of the weights.
+        fresh: the blocks are computed and `residual` is written; else it is read in their place.
+    """
+
+    blocks: range
+    residual: Tensor
+    fresh: bool
+
+
 class STDiT(nn.Module):
     """Velocity of P given time, text, task and frame rate.
 
@@ -67,6 +88,9 @@ class STDiT(nn.Module):
         config: sizes.
         layout: where the planes lie in P.
         latent_channels: C.
+
+    Attributes:
+        form: names the arithmetic, see `pavdit.stdit.fast`.
     """
 
     blocks: Sequence[Block]  # an nn.ModuleList, which does not say what it holds
@@ -89,6 +113,7 @@ class STDiT(nn.Module):
         self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.final_table = nn.Parameter(torch.randn(2, width) / width**0.5)
         self.final = nn.Linear(width, latent_channels * PATCH * PATCH)
+        self.form = "exact"
         self._initialise()
 
     def compile_blocks(self, backend: str = "inductor") -> None:
@@ -152,7 +177,7 @@ class STDiT(nn.Module):
             # the null caption fills its bucket
             seen = text_mask if drop_text is None else text_mask | drop_text[:, None]
             bias = torch.zeros_like(seen, dtype=torch.float32).masked_fill(~seen, -torch.inf)
-            bias = functional.pad(bias, (1, 0))[:, None, None].to(tokens.dtype)  # (B, 1, 1, 1 + N)
+            bias = functional.pad(bias, (1, 0))[None, :, None, None].to(tokens.dtype)  # (1, B, 1, 1, 1 + N)
         keys_values = tuple(block.cross.keys_values(tokens) for block in self.blocks)
         positions = self.embed.positions().to(self.embed.proj.weight.dtype)
         return Condition(keys_values, bias, task_vector + self.fps(fps), positions)
@@ -188,7 +213,9 @@ class STDiT(nn.Module):
         last = torch.cat([final, torch.ones_like(blocks[:, :, 0, :4])], dim=2)[:, :, None]
         return Modulation(torch.cat([blocks, last.to(blocks.dtype)], dim=2))
 
-    def velocity(self, latent: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
+    def velocity(
+        self, latent: Tensor, modulation: Modulation, condition: Condition, reuse: BlockReuse | None = None
+    ) -> Tensor:
         """The network proper: P ``(B, C, G, rows, columns)`` to its velocity."""
         layout = self.layout
         batch = condition.keys_values[0].shape[1]
@@ -199,13 +226,36 @@ class STDiT(nn.Module):
         # positions + 1 * patches is the first pending residual, so that the first block is like all others
         x = condition.positions.to(y.dtype).expand_as(y).contiguous()
         *tables, last = modulation.tables.unbind(2)
-        shift, scale, *_, gate = last.unbind(2)
-        for block, table, keys_values in zip(self.blocks, tables, condition.keys_values, strict=True):
-            x, y, gate = block(x, y, gate, table, keys_values, condition.bias, self.embed.token_valid)
-        _, x = gated_residual_adaln(x, y, gate, shift, scale)  # (B, G, N, D)
+        shift, scale, *_, ones = last.unbind(2)
+        state, every = (x, y, ones), range(len(self.blocks))
+        if reuse is None:
+            state = self._through(every, state, tables, condition)
+        else:
+            state = self._through(every[: reuse.blocks.start], state, tables, condition)
+            before = add_gated(*state)
+            if reuse.fresh:
+                state = self._through(reuse.blocks, state, tables, condition)
+                reuse.residual.copy_(add_gated(*state) - before)
+            else:
+                state = before, reuse.residual, ones
+            state = self._through(every[reuse.blocks.stop :], state, tables, condition)
+        _, x = gated_residual_adaln(*state, shift, scale)  # (B, G, N, D)
         velocity = unpatchify(self.final(x), layout.rows).to(latent.dtype)  # (B, C, G, rows, columns)
         valid = self.embed.cell_valid
         return velocity if valid is None else velocity.masked_fill(~valid, 0.0)
+
+    def _through(
+        self,
+        indices: range,
+        state: tuple[Tensor, Tensor, Tensor],
+        tables: Sequence[Tensor],
+        condition: Condition,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Some blocks; `state` is ``(x, y, gate)``, its last residual pending, before and after."""
+        for i in indices:
+            text = condition.keys_values[i], condition.bias_of(i)
+            state = self.blocks[i](*state, tables[i], *text, self.embed.token_valid)
+        return state
 
     def _check_condition(
         self, text: Tensor, text_mask: Tensor | None, drop_text: Tensor | None, task: Tensor, fps: Tensor

@@ -287,7 +287,8 @@ def architecture(model: ModelConfig, part: str) -> dict[str, Any]:
         del tree["mdsa"][training_only]
     sections = ("clip", "mel", "mdsa") + (("stdit", "text") if part == "generator" else ())
     flat = {f"{section}.{key}": value for section in sections for key, value in tree[section].items()}
-    flat.pop("text.dropout", None)
+    for no_weight in ("text.dropout", "text.path"):  # `text.weights` names a language model wherever it lies
+        flat.pop(no_weight, None)
     return flat
 
 

@@ -88,12 +88,12 @@ def mean_clip(clips: Clips, config: ModelConfig) -> tuple[Tensor, Tensor]:
 _DRAWS, _ORDER = 0, 1  # keep the streams of random numbers apart
 
 
-def step_generator(seed: int, step: int, stream: int = _DRAWS) -> torch.Generator:
+def step_generator(seed: int, step: int, *stream: int) -> torch.Generator:
     """All randomness of update `step`: what was drawn before does not matter, so resuming draws the same.
 
     The numbers are hashed into 32 bits, which is all that torch's CPU generator takes of a seed.
     """
-    [state] = np.random.SeedSequence([seed, step, stream]).generate_state(1)
+    [state] = np.random.SeedSequence([seed, step, *(stream or (_DRAWS,))]).generate_state(1)
     return torch.Generator().manual_seed(int(state))
 
 

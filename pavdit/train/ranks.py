@@ -67,6 +67,23 @@ def on_first(do: Callable[[], T]) -> T:
     return cast(T, box[0])
 
 
+def on_all(do: Callable[[], T]) -> T:
+    """What `do` returns here, once every rank has done it; an error on one rank is raised on all of them."""
+    if not is_parallel():
+        return do()
+    result, error = None, None
+    try:
+        result = do()
+    except Exception as caught:
+        error = caught
+    errors: list[Exception | None] = [None] * rank_and_ranks()[1]
+    distributed.all_gather_object(errors, error)
+    for one in errors:
+        if one is not None:
+            raise one
+    return cast(T, result)
+
+
 def mean_over_ranks(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The mean of 0-d tensors over the ranks, in one message, not waited for by the host."""
     if not is_parallel():

@@ -55,7 +55,7 @@ class BounceClips:
     def record(self, index: int) -> ClipRecord:
         """What is known of clip `index` without making it."""
         scene = self.scene(index)
-        return ClipRecord(scene.label, scene.caption)
+        return ClipRecord(scene.label, scene.caption, origin=f"bounce {self.seed} {index}")
 
     def __getitem__(self, index: int) -> Clip:
         return self.read(index)
