@@ -39,7 +39,7 @@ def samples_per_second(column: Column, job: Job, rounds: int) -> float | None:
 
 
 def picture(path: Path, rows: list[dict[str, float | None]], title: str) -> None:
-    """Both lines over the batch, on logarithmic axes, with their values."""
+    """Both lines over the batch, with their values."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -57,11 +57,12 @@ def picture(path: Path, rows: list[dict[str, float | None]], title: str) -> None
                 ha="center",
                 color=colour,
             )
-    axes.set(xscale="log", yscale="log", xlabel="batch", ylabel="samples a second")
+    axes.set(xscale="log", xlabel="batch", ylabel="samples a second")
     batches = [row["batch"] for row in rows]
     axes.set_xticks(batches, [f"{batch}" for batch in batches])
     axes.minorticks_off()
-    axes.margins(y=0.25)
+    axes.margins(y=0.2)
+    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left")
     axes.set_title(title, fontsize=9)

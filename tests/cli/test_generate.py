@@ -98,8 +98,8 @@ def test_weights_that_are_no_number_are_named(generate, monkeypatch) -> None:
 
     load = module.load_generator
 
-    def poisoned(saved):
-        generator = load(saved)
+    def poisoned(*given):
+        generator = load(*given)
         generator.stdit.blocks[0].mlp.fc1.weight.data[0, 0] = float("nan")
         return generator
 
