@@ -26,17 +26,21 @@ from pavdit.stdit.model import BlockReuse
 STEPS = 6
 
 
-@pytest.fixture(scope="module")
-def stdit() -> STDiT:
+def make(depth: int) -> STDiT:
     """Every branch as strong as a trained one's: no factor is zero, and guidance matters."""
     torch.manual_seed(0)
     config = nano()
-    config = config.model_copy(update={"stdit": config.stdit.model_copy(update={"depth": 2})})
+    config = config.model_copy(update={"stdit": config.stdit.model_copy(update={"depth": depth})})
     model = STDiT(config.stdit, PlaneLayout.choose(config.grid), config.mdsa.latent_channels)
     for parameter in model.parameters():
         fan_in = parameter.shape[-1] if parameter.ndim > 1 else 4
         torch.nn.init.normal_(parameter, std=fan_in**-0.5)
     return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def stdit() -> STDiT:
+    return make(depth=2)
 
 
 def sample(stdit: STDiT, graphs: Graphs | None = None, length: int = 8, **options: Any) -> Tensor:
@@ -96,6 +100,16 @@ def test_graphed_steps_give_the_same_bits(stdit: STDiT, name: str) -> None:
     assert graphs.captures == {"guidance interval": 2, "step cache": 2}.get(name, 1)
 
 
+def test_compiled_blocks_give_the_same_bits() -> None:
+    """Both kinds of block in their fast form trace as one graph each; the exact ones stay as they are."""
+    exact = make(depth=1)
+    network = Networks.of(exact, fp8=True, absorbed=True).short
+    want = sample(network)
+    network.compile_blocks("aot_eager")
+    assert torch.equal(sample(network), want)
+    assert all("attend" not in block.__dict__ for block in exact.blocks)
+
+
 def test_graphs_of_other_forms_are_others(stdit: STDiT) -> None:
     graphs = Graphs(capture=lambda function: (function(), function)[1])
     for absorbed in (False, True):
@@ -108,6 +122,9 @@ def test_long_text_takes_the_exact_path(stdit: STDiT) -> None:
     networks = Networks.of(stdit, absorbed=True)
     assert networks.for_text(ABSORBED_TEXT) is networks.short
     assert networks.for_text(ABSORBED_TEXT + 1) is stdit
+    both = Networks.of(stdit, fp8=True, absorbed=True)
+    assert (both.short.form, both.long.form) == ("fp8+absorbed", "fp8")
+    assert both.short.blocks[0].mlp is both.long.blocks[0].mlp  # quantised once
 
 
 def test_a_cache_over_all_blocks_keeps_the_tokens_of_the_step(stdit: STDiT) -> None:

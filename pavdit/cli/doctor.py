@@ -45,6 +45,7 @@ def report() -> dict[str, Any]:
     from pavdit.compile_cache import cache_dir
     from pavdit.nn.flash import find_flash
     from pavdit.ops import _library
+    from pavdit.ops.scaled_linear import fp8_missing
     from pavdit.runtime import Runtime
 
     importlib.import_module("pavdit.ops")  # defines every op
@@ -61,6 +62,7 @@ def report() -> dict[str, Any]:
         "torch": str(torch.__version__),
         "cpu": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
         "cuda": f"{torch.version.cuda}: {', '.join(gpus) or 'no device'}" if torch.version.cuda else "none",
+        "fp8": fp8_missing(torch.device("cuda" if gpus else "cpu")) or "torch._scaled_mm",
         "av": f"{av.__version__} ({ffmpeg})",
         "graph": str(runtime.graph),
         "compile": str(runtime.compile),

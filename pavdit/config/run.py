@@ -109,6 +109,8 @@ class TrainConfig(Model):
     log_every: int = Field(10, ge=1)
     show_every: int | None = Field(None, ge=1)
     """Steps between what people look at: pictures and clips in ``RUN/shown``; None: never."""
+    tensorboard: bool = False
+    """Also write ``RUN/tensorboard``: scalars, pictures, sound (extra ``log``)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Autocast dtype; weights and optimiser state stay float32."""
     device: str = "auto"

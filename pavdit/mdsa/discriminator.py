@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from pavdit.config import ModelConfig
+from pavdit.mdsa.loss import frame_of_each
 
 KERNEL = 4
 PADDING = 2  # with it every size from 1 on has an output, whatever the depth
@@ -98,9 +98,8 @@ class Discriminators(nn.Module):
         Returns:
             Name of the discriminator to its judgement.
         """
-        row = torch.arange(video.shape[0], device=video.device)
         return {
-            "frame": self.frame(video[row, :, frames]),
+            "frame": self.frame(frame_of_each(video, frames)),
             "clip": self.clip(video),
             "spectrogram": self.spectrogram(audio.movedim(2, 3).flatten(3)),  # (B, 1, M, T*L)
         }

@@ -9,7 +9,7 @@ from pavdit.ops._checks import check_no_gradient, check_number
 from pavdit.ops._library import forbid_gradients, native, register_fake, serve_by_triton
 from pavdit.ops.adaln_modulate import adaln_modulate_reference
 from pavdit.ops.gated_residual_adaln import check_gated_residual, close_residual
-from pavdit.ops.scaled_linear import FP8, QuantisedRows, quantise_rows
+from pavdit.ops.scaled_linear import FP8, QuantisedRows, has_e4m3, quantise_rows
 
 MAX_WIDTH = 8192
 """Row that one program of the kernel holds at a time."""
@@ -91,7 +91,7 @@ def _triton(
     from pavdit.kernels.gated_residual_adaln_fp8 import gated_residual_adaln_fp8 as kernel
 
     _check(x, y, gate, shift, scale)
-    if not _served(x, shift):
+    if not _served(x, shift) or not has_e4m3(x.device):
         return _raw(x, y, gate, shift, scale, eps)
     return kernel(x.contiguous(), y.contiguous(), gate, shift, scale, eps)
 

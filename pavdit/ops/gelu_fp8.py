@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from pavdit.ops._checks import check_floating, check_no_gradient
 from pavdit.ops._library import forbid_gradients, native, register_fake, serve_by_triton
-from pavdit.ops.scaled_linear import FP8, QuantisedRows, quantise_rows
+from pavdit.ops.scaled_linear import FP8, QuantisedRows, has_e4m3, quantise_rows
 
 MAX_WIDTH = 16_384
 """Row that one program of the kernel holds at a time."""
@@ -66,7 +66,7 @@ def _triton(x: Tensor) -> tuple[Tensor, Tensor]:
     from pavdit.kernels.gelu_fp8 import gelu_fp8 as kernel
 
     _check(x)
-    return kernel(x.contiguous()) if _served(x) else _raw(x)
+    return kernel(x.contiguous()) if _served(x) and has_e4m3(x.device) else _raw(x)
 
 
 torch.library.impl("pavdit::gelu_fp8", "CompositeExplicitAutograd", _raw)

@@ -54,9 +54,9 @@ def scaled_linear(
 ) -> Tensor:
     r"""``out[.., o] = scale[..] weight_scale[o] sum_d values[.., d] weight[o, d] + bias[o]``.
 
-    ``torch._scaled_mm`` on CUDA, where `fp8_missing` says nothing; elsewhere an emulation: the product of the
-    dequantised numbers in float32, which is no faster than a product of floats.    Source: fp8 formats of
-    Micikevicius et al., arXiv 2209.05433.
+    ``torch._scaled_mm`` for bfloat16 on a CUDA device that has e4m3 numbers; elsewhere an emulation: the
+    product of the dequantised numbers in float32, which is no faster than a product of floats.    Source:
+    fp8 formats of Micikevicius et al., arXiv 2209.05433.
 
     Args:
         values: ``(..., D)`` float8_e4m3fn.
@@ -120,17 +120,31 @@ def _raw(values: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, bi
     return scaled_linear_reference(values, scale, weight, weight_scale, bias)
 
 
-def _on_cuda(values: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
-    _check(values, scale, weight, weight_scale, bias)
-    out = torch._scaled_mm(
-        values.flatten(0, -2) if values.ndim > 1 else values[None],
+@functools.cache
+def has_e4m3(device: torch.device) -> bool:
+    """Whether a device has e4m3 numbers, or is none that would need them (CUDA: sm_89 and later)."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def _product(values: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
+    """The library's: ``(rows, D)`` and ``(O, D)`` to ``(rows, O)``."""
+    return torch._scaled_mm(
+        values,
         weight.t(),
-        scale_a=scale.view(-1, 1),
-        scale_b=weight_scale.view(1, -1),
+        scale_a=scale,
+        scale_b=weight_scale.t(),
         bias=bias,
         out_dtype=bias.dtype,
         use_fast_accum=True,  # its error is far below that of three bits of mantissa
     )
+
+
+def _on_cuda(values: Tensor, scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor) -> Tensor:
+    _check(values, scale, weight, weight_scale, bias)
+    if values.numel() == 0 or bias.dtype != torch.bfloat16 or not has_e4m3(bias.device):
+        return scaled_linear_reference(values, scale, weight, weight_scale, bias)
+    rows = values.reshape(-1, values.shape[-1]).contiguous(), scale.reshape(-1, 1).contiguous()
+    out = _product(*rows, weight.contiguous(), weight_scale.contiguous(), bias)
     return out.view(*values.shape[:-1], weight.shape[0])
 
 
@@ -152,7 +166,7 @@ def fp8_missing(device: torch.device) -> str:
     scale = torch.ones(32, 1, device=device)
     bias = torch.zeros(32, dtype=torch.bfloat16, device=device)
     try:
-        found = _on_cuda(values, scale, values, scale, bias)
+        found = _product(values, scale, values, scale, bias)
     except (RuntimeError, NotImplementedError) as fault:
         major, minor = torch.cuda.get_device_capability(device)
         reason = str(fault).strip().partition("\n")[0]

@@ -92,10 +92,10 @@ class AbsorbedCrossAttention(CrossAttention):
 
 
 class FastSTDiT(STDiT):
-    """The network of an exact one, which is not changed; what is not made cheaper is shared with it.
+    """The network of another one, which is not changed; what is not made cheaper is shared with it.
 
     Args:
-        exact: the network, on its device and in its dtype.
+        exact: the network, on its device and in its dtype; or a fast one, to make another part cheaper.
         fp8: QKV, fc1 and fc2 as products of e4m3 numbers, which adaLN and GELU quantise.
         absorbed: cross-attention by `AbsorbedCrossAttention`.
 
@@ -113,7 +113,8 @@ class FastSTDiT(STDiT):
         twin = _twin(exact)
         self.__dict__.update(twin.__dict__)
         self.absorbed = absorbed
-        self.form = "+".join(["fp8"] * fp8 + ["absorbed"] * absorbed)
+        before = [] if exact.form == "exact" else [exact.form]
+        self.form = "+".join(before + ["fp8"] * fp8 + ["absorbed"] * absorbed)
         self.blocks = nn.ModuleList(_block(b, fp8, absorbed) for b in exact.blocks)  # type: ignore[assignment]
 
     def prepare(self, text: Tensor, **condition: Any) -> Condition:
@@ -156,7 +157,7 @@ class Networks:
             ValueError: as for `FastSTDiT`.
         """
         long = FastSTDiT(exact, fp8=fp8, absorbed=False) if fp8 else exact
-        return cls(exact, FastSTDiT(exact, fp8=fp8, absorbed=True) if absorbed else long, long)
+        return cls(exact, FastSTDiT(long, fp8=False, absorbed=True) if absorbed else long, long)
 
     def for_text(self, length: int) -> STDiT:
         """The form for text padded to `length` tokens."""
