@@ -91,7 +91,7 @@ def open_clips(config: DataConfig, spec: ClipSpec) -> tuple[Subset, Subset]:
     shuffled by `seed` (a folder is sorted by class, so its end is one class). Where the set has parts of its
     own (`Source.split`), the first `num_clips` - `held_out` clips of ``train`` are trained on and the first
     `held_out` clips of the other parts held out. Elsewhere the first `num_clips` clips are taken and the last
-    `held_out` of these held out; the rest of a file of which a clip is held out is used by neither.
+    `held_out` of these held out; the rest of a recording of which a clip is held out is used by neither.
 
     Returns:
         Training clips and held-out clips (possibly none).
@@ -110,8 +110,8 @@ def open_clips(config: DataConfig, spec: ClipSpec) -> tuple[Subset, Subset]:
 
     folder = FolderClips(config, spec)
     rank = np.random.default_rng([config.seed, _ORDER]).permutation(len(folder))
-    file_of = np.repeat(np.arange(len(folder.sources)), np.diff(folder.firsts))  # per clip
-    order = tuple(np.lexsort((np.arange(len(folder)), rank[file_of])).tolist())
+    recordings = np.repeat(folder.recordings, np.diff(folder.firsts))  # per clip
+    order = tuple(np.lexsort((np.arange(len(folder)), rank[recordings])).tolist())
     has_parts = config.splits == "auto" and any(source.split for source in folder.sources)
     if has_parts:
         train, held_out = _by_part(folder, order)
@@ -146,5 +146,6 @@ def _by_number(folder: FolderClips, order: tuple[int, ...]) -> tuple[tuple[int, 
     order = order[: config.num_clips]
     first_held_out = max(0, len(order) - config.held_out)
     held_out = order[first_held_out:]
-    unseen = {folder.file_of(i) for i in held_out}
-    return tuple(i for i in order[:first_held_out] if folder.file_of(i) not in unseen), held_out
+    recording = [folder.recordings[folder.file_of(i)] for i in range(len(folder))]
+    unseen = {recording[i] for i in held_out}
+    return tuple(i for i in order[:first_held_out] if recording[i] not in unseen), held_out

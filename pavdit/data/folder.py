@@ -39,6 +39,23 @@ class Span:
     num_clips: int
 
 
+def whole_clips(path: Path, info: MediaInfo, spec: ClipSpec) -> int:
+    """How many clips fit into a file, one after another.
+
+    Raises:
+        DataError: none.
+    """
+    length = spec.duration_seconds
+    # A millisecond of grace: containers round the ends of their streams. `read_clip` has the last word.
+    count = int((info.duration_seconds + Fraction(1, 1000)) // length)
+    if count == 0:
+        raise DataError(
+            f"{path}: want at least {float(length):g} s with picture and sound, "
+            f"got {float(info.duration_seconds):.3f} s"
+        )
+    return count
+
+
 class FolderClips:
     """The clips of a folder, in the order of their paths, then of their time.
 
@@ -50,6 +67,7 @@ class FolderClips:
 
     Attributes:
         sources: the files that have clips.
+        recordings: per file the first file that is cut from the same recording, as a rule itself.
         class_names: every label of the set, sorted, also of files that were left out.
         skips_damaged: whether another clip may stand in for one that does not decode.
         summary: what was found, in one line.
@@ -66,6 +84,11 @@ class FolderClips:
         self.class_names = tuple(sorted({source.label for source in listing.sources} - {""}))
         self.skips_damaged = config.bad_files == "skip"
         self.sources, self.spans = self._usable(listing.sources)
+        first: dict[str, int] = {}
+        self.recordings = [
+            first.setdefault(source.recording or str(source.path), file)
+            for file, source in enumerate(self.sources)
+        ]
         self.firsts = list(accumulate((span.num_clips for span in self.spans), initial=0))
 
     @property
@@ -99,14 +122,7 @@ class FolderClips:
         return tuple(source for source, _ in pairs), tuple(span for _, span in pairs)
 
     def _cut(self, path: Path, info: MediaInfo) -> Span:
-        length = self.spec.duration_seconds
-        # A millisecond of grace: containers round the ends of their streams. `read_clip` has the last word.
-        count = int((info.duration_seconds + Fraction(1, 1000)) // length)
-        if count == 0:
-            raise DataError(
-                f"{path}: want at least {float(length):g} s with picture and sound, "
-                f"got {float(info.duration_seconds):.3f} s"
-            )
+        length, count = self.spec.duration_seconds, whole_clips(path, info, self.spec)
         if self.config.segments == "random":
             return Span(info.start_seconds, max(Fraction(0), info.duration_seconds - length), 1)
         return Span(info.start_seconds, Fraction(0), 1 if self.config.segments == "first" else count)

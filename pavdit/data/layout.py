@@ -43,12 +43,14 @@ class Source:
         label: class name, empty where there is none.
         caption: a sentence, empty where there is none.
         split: ``train``, ``test``, ``val``, or empty where the set has no parts.
+        recording: names what the file is cut from, so that parts of it are never held out of one another.
     """
 
     path: Path
     label: str = ""
     caption: str = ""
     split: str = ""
+    recording: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ def _by_table(splits: dict[Path, str], table: Table) -> tuple[list[Source], str]
             sources.append(Source(path, split=split))
         else:
             split = SPLITS.get(row.split.lower(), row.split) or split
-            sources.append(Source(path, row.label, row.caption, split))
+            sources.append(Source(path, row.label, row.caption, split, row.recording))
     if missing == len(sources):
         raise DataError(f"{table.path}: want rows that fit the {missing} files, got none")
     without = f", {missing} files without a row" if missing else ""

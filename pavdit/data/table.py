@@ -21,6 +21,7 @@ COLUMNS = {
     "label": ("label", "class", "category"),
     "caption": ("text", "caption"),
     "split": ("split", "set"),
+    "recording": ("recording",),
 }
 """Names that a header may have for what we look for; the first that is there counts."""
 VGGSOUND, AUDIOSET = ("id", "start", "label", "split"), ("id", "start", "", "mids")
@@ -43,6 +44,7 @@ class Row:
         label: class name; of several the first.
         caption: a sentence.
         split: ``train``, ``test`` or another word.
+        recording: what the file is cut from.
     """
 
     line: int
@@ -52,6 +54,7 @@ class Row:
     label: str = ""
     caption: str = ""
     split: str = ""
+    recording: str = ""
 
 
 def enumeration(words: Sequence[str]) -> str:

@@ -17,7 +17,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from pavdit.config import TrainConfig
+from pavdit.train.board import Board
 from pavdit.train.ranks import is_first
+from pavdit.train.shown import Shown, write_shown
 
 _QUIET_SECONDS = 15.0  # between lines where the output is no terminal
 
@@ -52,11 +54,12 @@ class Log:
 
     def __init__(self, train: TrainConfig, console: Console) -> None:
         self.console, self.printed = console, -math.inf
-        self.stage = train.stage
+        self.stage, self.run_dir = train.stage, train.run_dir
         self.file = (train.run_dir / "log.jsonl" if is_first() else Path(os.devnull)).open("a")
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self.task = self.progress.add_task(train.stage, total=train.num_steps)
+        self.board = Board(train.run_dir) if train.tensorboard and is_first() else None
 
     def __enter__(self) -> Log:
         self.progress.start()
@@ -65,6 +68,8 @@ class Log:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
         self.file.close()
+        if self.board is not None:
+            self.board.close()
 
     def _write(self, entry: dict[str, Any]) -> None:
         self.file.write(json.dumps(entry) + "\n")
@@ -72,17 +77,29 @@ class Log:
 
     def event(self, name: str, step: int, **values: Any) -> None:  # noqa: ANN401 (JSON)
         """Something that happened at a step."""
+        if self.board is not None:
+            self.board.scalars(
+                step, {f"{name}/{key}": v for key, v in values.items() if isinstance(v, float)}
+            )
         self._write({"event": name, "step": step} | values)
         self.console.print(f"{name} at step {step}" + (": " if values else "") + _words(values))
 
     def terms(self, step: int, seconds: float, means: Mapping[str, float]) -> None:
         """Means of the loss's terms up to a step."""
         self._write({"step": step, "seconds": round(seconds, 3)} | dict(means))
+        if self.board is not None:
+            self.board.scalars(step, {f"train/{name}": value for name, value in means.items()})
         words = f"loss {means['loss']:.4f}"
         self.progress.update(self.task, completed=step, description=f"{self.stage} {words}")
         if not self.console.is_terminal and time.monotonic() - self.printed > _QUIET_SECONDS:
             self.printed = time.monotonic()
             self.console.print(f"step {step}: {words}, {seconds:.0f} s")
+
+    def shown(self, step: int, shown: Shown) -> None:
+        """Pictures and clips, as files and on the board."""
+        write_shown(shown, self.run_dir / "shown" / f"step-{step:08d}")
+        if self.board is not None:
+            self.board.shown(step, shown)
 
 
 def _words(values: Mapping[str, Any]) -> str:

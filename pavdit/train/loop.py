@@ -9,7 +9,6 @@ from rich.console import Console
 
 from pavdit.train.log import Log, Window, progress_console
 from pavdit.train.ranks import Agreement, on_first
-from pavdit.train.shown import write_shown
 from pavdit.train.signals import stop_signals
 from pavdit.train.trainer import Trainer
 
@@ -68,8 +67,7 @@ def fit(trainer: Trainer, console: Console | None = None) -> Outcome:
                 outcome.metrics = on_first(lambda: stage.validate(trainer.ema.model))
                 log.event("validation", trainer.step, **outcome.metrics)
             if train.show_every is not None and (done or trainer.step % train.show_every == 0):
-                directory = train.run_dir / "shown" / f"step-{trainer.step:08d}"
-                on_first(lambda: write_shown(stage.show(trainer.ema.model), directory))  # noqa: B023 (called now)
+                on_first(lambda: log.shown(trainer.step, stage.show(trainer.ema.model)))
         agree.settle()
         settle(behind=0)
         outcome.step = trainer.step

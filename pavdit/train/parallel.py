@@ -74,16 +74,21 @@ class _Objective(nn.Module):
         return self.loss(step, part)
 
 
-def parallel_objective(model: nn.Module, loss: Loss) -> Loss:
-    """`loss`, whose backward pass leaves the mean over all ranks as the gradients of `model`."""
+def parallel_objective(model: nn.Module, loss: Loss, some_unused: bool) -> Loss:
+    """`loss`, whose backward pass leaves the mean over all ranks as the gradients of `model`.
+
+    Args:
+        model: whose gradients they are.
+        loss: of a part.
+        some_unused: whether parameters may stay without a gradient.
+    """
     if not is_parallel():
         return loss
-    # Some parameters have no gradient, by configuration (the log-variance heads before the KL term).
     return DistributedDataParallel(
         _Objective(model, loss),
         forward_sync_buffers=False,
         gradient_as_bucket_view=True,
-        find_unused_parameters=True,
+        find_unused_parameters=some_unused,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +78,8 @@ class Trainer:
         self.config, self.stage = config, stage
         train = config.train
         self.parts = own_parts(train.batch_size, train.accumulate)
-        self.objective = parallel_objective(stage.model, stage.loss)
+        autoencoder = train.stage == "autoencoder"  # its log-variance heads wait for the KL term
+        self.objective = parallel_objective(stage.model, stage.loss, some_unused=autoencoder)
         self.ema = Ema(stage.model, train.ema_decay)
         self.descents = {"model": Descent(stage.model, train)}
         if stage.adversary is not None:
@@ -225,6 +226,13 @@ class Trainer:
         checkpoints.load_weights(self.ema.model, saved.tensors("ema"), saved.path / "ema.safetensors")
         self.ema.num_updates.fill_(saved.state["ema_updates"])
 
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        """What a checkpoint holds: file stem to tensors."""
+        tensors: dict[str, Mapping[str, Tensor]] = {"ema": self.ema.model.state_dict(), **self.stage.frozen}
+        for name, descent in self.descents.items():
+            tensors |= {name: descent.module.state_dict(), _optimizer(name): descent.tensors()}
+        return tensors
+
     def save(self) -> None:
         """Commit a checkpoint of this step, then drop the oldest; all ranks call it, the first writes."""
         on_first(self._save)
@@ -234,13 +242,10 @@ class Trainer:
         run_dir = self.config.train.run_dir
         if checkpoints.step_directory(run_dir, self.step).exists():
             return
-        tensors = {"ema": self.ema.model.state_dict(), **self.stage.frozen}
-        for name, descent in self.descents.items():
-            tensors |= {name: descent.module.state_dict(), _optimizer(name): descent.tensors()}
         checkpoints.save(
             run_dir,
             self.step,
-            tensors=tensors,
+            tensors=self.tensors(),
             state={
                 "seconds": self.seconds,
                 "ema_updates": int(self.ema.num_updates.item()),

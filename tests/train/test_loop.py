@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from nano import EVERY_TASK, nano_run, quiet_console
+from nano import EVERY_TASK, nano, nano_run, quiet_console
 
 from pavdit import files
 from pavdit.config import ConfigError, RunConfig, load_run
+from pavdit.data.bounce import BounceClips
 from pavdit.train import checkpoint as checkpoints
 from pavdit.train import loop
 from pavdit.train.checkpoint import CheckpointError, open_checkpoint
@@ -212,6 +213,27 @@ def test_what_is_infinite_before_any_checkpoint_ends_the_run(tmp_path):
     trainer = poisoned(tmp_path / "a", range(100), "loss", 100, checkpoint_every=1000)
     with pytest.raises(NonFiniteError, match="got term not finite and 5 updates in a row refused"):
         loop.fit(trainer, quiet_console())
+
+
+def test_what_a_stage_shows_becomes_files_and_a_board(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    clip = BounceClips(1, nano().clip)[0]
+    picture = torch.randint(256, (4, 6, 3), dtype=torch.uint8)
+    trainer = poisoned(tmp_path / "a", {}, "loss", 4, show_every=2, tensorboard=True)
+    trainer.stage.show = lambda model: Shown({"sheet": picture}, {"clip": clip})
+    loop.fit(trainer, quiet_console())
+    shown = sorted(
+        str(p.relative_to(tmp_path / "a" / "shown")) for p in (tmp_path / "a" / "shown").rglob("*.*")
+    )
+    assert shown == [f"step-0000000{n}/{name}" for n in (2, 4) for name in ("clip.mp4", "sheet.png")]
+    board = EventAccumulator(str(tmp_path / "a" / "tensorboard")).Reload()
+    losses = [entry["loss"] for entry in log_of(tmp_path / "a") if "loss" in entry]
+    assert [s.value for s in board.Scalars("train/loss")] == pytest.approx(losses)
+    assert (
+        [i.step for i in board.Images("clip/frames")] == [2, 4] == [a.step for a in board.Audio("clip/sound")]
+    )
+    assert (board.Images("sheet")[0].width, board.Images("sheet")[0].height) == (6, 4)
 
 
 def test_a_run_directory_has_one_trainer(tmp_path):
