@@ -5,7 +5,7 @@
 //   dp_ij = g_i . v_j,   ds_ij = scale p_ij (dp_ij - sum over j of p_ij dp_ij)     g: the gradient of out
 //   dv_j  = sum of p_ij g_i,   dq_i = sum of ds_ij k_j,   dk_j = sum of ds_ij q_i
 //
-// Up to 8 tokens, short_attention.h has the scores. Beyond, scores lie as [key][query]: a vector holds one
+// Up to 16 keys, short_attention.h has the scores. Beyond, scores lie as [key][query]: a vector holds one
 // key's scores for several queries, so the softmax needs no sum across lanes. Every sum of products, forward
 // and backward, is then the one function `product`. Queries are worked on in tiles, so that the scores of
 // many keys stay in the L1 cache.
