@@ -16,8 +16,10 @@ STAMP := $(VENV)/.installed-pavdit
 demo: $(STAMP)
 	$(PY) -m pavdit.cli.demo
 
+# One thread a worker: more of them would spin against each other.
+WORKERS ?= 2
 test: $(STAMP)
-	PAVDIT_REQUIRE_KERNELS=$(REQUIRE) $(PY) -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 PAVDIT_REQUIRE_KERNELS=$(REQUIRE) $(PY) -m pytest -q -m "not slow" -n $(WORKERS) --dist worksteal
 
 test-slow: $(STAMP)
 	PAVDIT_REQUIRE_KERNELS=$(REQUIRE) $(PY) -m pytest -q
@@ -44,7 +46,7 @@ sanitize: $(STAMP)
 	$(PY) tools/sanitize.py $(if $(ALL),--all) $(if $(REDUCED),--reduced)
 
 # For a machine with a CUDA device and its own torch: installs nothing, uses the libraries that lie in pavdit/.
-# PART=tests, PART=ops or PART=sanitize (compute-sanitizer); the first two without PART.
+# PART=tests, ops, sampler or sanitize (compute-sanitizer); the first three without PART.
 gpu-check:
 	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) tools/gpu_check.py $(PART)
 

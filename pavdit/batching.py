@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 import torch
+
+from pavdit.text import TextEncoder, bucket_of
 
 BatchSize = int | Literal["auto"]
 
@@ -31,6 +34,38 @@ class Request:
     prompt: str | None
     seed: int
     bucket: int
+
+
+def requests_for(
+    prompt: str | Sequence[str] | None, n: int, seed: int, text: TextEncoder, max_length: int
+) -> list[Request]:
+    """`n` requests for every prompt, with the bucket that it falls into.
+
+    Args:
+        prompt: one, several, or None: no condition (with one known class: that one).
+        n: clips of a prompt.
+        seed: of the first clip; the next has the next one.
+        text: the encoder.
+        max_length: tokens that the generator accepts.
+
+    Raises:
+        ValueError: there is nothing to make, or a prompt cannot be encoded or has too many tokens.
+        TypeError: a prompt is no text.
+    """
+    if n < 1:
+        raise ValueError(f"n: want at least 1 clip, got {n}")
+    if prompt is None and len(text.class_names) == 1:
+        prompt = text.class_names[0]
+    prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
+    if not prompts:
+        raise ValueError("prompt: want at least one, got none")
+    buckets: dict[str | None, int] = {}
+    for one in dict.fromkeys(prompts):
+        if one is not None and not isinstance(one, str):
+            raise TypeError(f"prompt: want text, got {type(one).__name__}")
+        buckets[one] = 0 if one is None else bucket_of(text.encode([one]).lengths[0], max_length)
+    each = [one for one in prompts for _ in range(n)]
+    return [Request(i, one, seed + i, buckets[one]) for i, one in enumerate(each)]
 
 
 def plan(requests: Sequence[Request], size: int) -> list[list[Request]]:
@@ -98,13 +133,22 @@ def in_batches(
 
 
 def _remedies(clips: int, device: torch.device, error: BaseException) -> str:
-    memory = ""
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        memory = f", {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-    cause = (str(error).splitlines() or [""])[0]
-    remedy = "a smaller batch_size, " if clips > 1 else ""
+    """What was wanted, what there is, and what helps."""
+    free, total = free_memory(device)
+    cause = (str(error).splitlines() or [type(error).__name__])[0]
+    smaller = ["a smaller batch_size"] if clips > 1 else []
+    device_own = ["graph off"] if device.type == "cuda" else ["closing other programs"]
+    remedies = ", ".join([*smaller, "dtype bfloat16", *device_own])
+    there = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
     return (
-        f"memory: want room for a batch of {clips} on {device}{memory}, got: {cause}; "
-        f"try {remedy}dtype bfloat16, graph off, or a smaller preset"
+        f"memory: want room for a batch of {clips} on {device}, {there}, got: {cause}; "
+        f"try {remedies} or a smaller preset"
     )
+
+
+def free_memory(device: torch.device) -> tuple[int, int]:
+    """Free and all bytes of a device, or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)
+    pages = os.sysconf("SC_PAGE_SIZE")
+    return os.sysconf("SC_AVPHYS_PAGES") * pages, os.sysconf("SC_PHYS_PAGES") * pages

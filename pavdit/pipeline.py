@@ -3,53 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
 from pathlib import Path
-from typing import Literal
 
-import torch
-from torch import Tensor
+from typing_extensions import Unpack
 
-from pavdit.batching import BatchSize, Request, in_batches
+from pavdit.agreement import Agreement
+from pavdit.batching import BatchSize, in_batches, requests_for
 from pavdit.clip import Clip
 from pavdit.codec import Codec
+from pavdit.compile_cache import cache_dir, use_cache
 from pavdit.config import DataConfig, ModelConfig
-from pavdit.flow.graph import StepGraphs
-from pavdit.flow.path import draw_noise
+from pavdit.flow.graph import Graphs
 from pavdit.flow.sampler import Callback
-from pavdit.flow.schedule import time_grid
+from pavdit.generated import Generated
 from pavdit.latents import PlaneLayout, Planes
 from pavdit.mdsa.autoencoder import MDSA
-from pavdit.media import read_clip, write_clip
-from pavdit.sampling import BoundVelocity, Captions, sample_batch
-from pavdit.tasks import GIVEN, MADE_ALONE, Stream, choose_task, with_given
-from pavdit.text import bucket_of, to_bucket
+from pavdit.media import read_clip
+from pavdit.nn.frame_attention import set_backend
+from pavdit.options import Choices, SamplingOptions
+from pavdit.runtime import Runtime, Settings
+from pavdit.stdit.embed import PATCH
+from pavdit.stdit.fast import Networks
+from pavdit.synthesis import Synthesis
+from pavdit.tasks import Stream, choose_task
 from pavdit.train.checkpoint import open_checkpoint
-from pavdit.train.loop import NonFiniteError
 from pavdit.train.models import Generator, choose_device, load_autoencoder, load_generator
 
-DtypeName = Literal["auto", "float32", "bfloat16"]
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """A generated clip.
-
-    Attributes:
-        clip: frames and sound. The given stream is as it was given; a stream neither given nor made is black
-            or silent.
-        latent: P, ``(C, G, rows, columns)`` float32 on the CPU.
-        provenance: model hash, prompt, seed, steps, guidance, task: what the file's metadata say.
-    """
-
-    clip: Clip
-    latent: Tensor
-    provenance: dict[str, str]
-
-    def save(self, path: str | Path) -> Path:
-        """Write an mp4 with its provenance; a file at `path` is replaced as a whole or not at all."""
-        write_clip(self.clip, Path(path), metadata=self.provenance)
-        return Path(path)
+__all__ = ["Generated", "Pipeline"]
 
 
 class Pipeline:
@@ -59,11 +40,7 @@ class Pipeline:
         config: sizes.
         mdsa: the autoencoder.
         generator: STDiT and its text encoder; None where only the autoencoder is trained yet.
-        device: where the models run.
-        dtype: of the weights and of what passes between layers; P and the sound's inverse stay float32.
-            ``auto``: bfloat16 on CUDA, else float32.
-        graph: whether a step is one CUDA graph; None: where there is CUDA.
-        compile: whether STDiT's blocks are compiled; None: where there is CUDA. On a CPU it gains nothing.
+        runtime: where and how they run; None: on the CPU, as suits it.
         model_hash: names the weights, for provenance.
         data: how the training's clips were read; None: as by default.
     """
@@ -74,26 +51,30 @@ class Pipeline:
         mdsa: MDSA,
         generator: Generator | None = None,
         *,
-        device: torch.device | str = "cpu",
-        dtype: DtypeName = "auto",
-        graph: bool | None = None,
-        compile: bool | None = None,
+        runtime: Runtime | None = None,
         model_hash: str = "",
         data: DataConfig | None = None,
     ) -> None:
-        self.config, self.device, self.model_hash = config, torch.device(device), model_hash
-        on_cuda = self.device.type == "cuda"
-        if graph and not on_cuda:
-            raise ValueError(f"graph: want a CUDA device for CUDA graphs, got {self.device}")
-        self.dtype = _dtype(dtype, self.device)
-        self.codec = Codec(config, mdsa.to(self.device, self.dtype).eval(), self.device, self.dtype)
-        self.generator = None if generator is None else generator.to(self.device, self.dtype).eval()
-        self.graphs = StepGraphs() if (on_cuda if graph is None else graph) else None
-        self.compiled = on_cuda if compile is None else compile
-        if self.compiled and self.generator is not None:
-            self.generator.stdit.compile_blocks()
-        self.data = data
+        self.runtime = runtime = runtime or Runtime.choose()
+        self.config, self.model_hash, self.data = config, model_hash, data
+        place = runtime.device, runtime.dtype
+        self.graphs = Graphs() if runtime.graph.on else None
+        self.codec = Codec(config, mdsa.to(*place).eval(), *place, self.graphs)
+        self.generator = None if generator is None else generator.to(*place).eval()
         self.layout = PlaneLayout.choose(config.grid, config.stdit.layout)
+        _, rows, columns = config.grid
+        self.attention = {"decode": runtime.attention_of(rows * columns, config.mdsa.head_dim)}
+        set_backend(mdsa, self.attention["decode"].backend)
+        self.networks = None
+        if self.generator is not None:
+            stdit = self.generator.stdit
+            tokens = self.layout.rows * self.layout.columns // PATCH**2
+            self.attention["step"] = runtime.attention_of(tokens, config.stdit.head_dim)
+            set_backend(stdit, self.attention["step"].backend)
+            self.networks = Networks.of(stdit, fp8=runtime.fp8.on, absorbed=runtime.absorbed.on)
+            if runtime.compile.on:
+                use_cache()
+                self.networks.compile_blocks()
 
     @property
     def mdsa(self) -> MDSA:
@@ -102,16 +83,21 @@ class Pipeline:
 
     @property
     def stats(self) -> dict[str, str]:
-        """How samples are made, for people: dtype, and whether graphs and compiled blocks serve, and why."""
+        """How samples are made, for people: dtype; whether graphs and compiled blocks serve; and why."""
+        runtime, graph = self.runtime, str(self.runtime.graph)
         if self.graphs is not None:
-            kept = f"on: {self.graphs.captures} captured, {len(self.graphs)} kept"
-            graph = kept if self.config.flow.method == "euler" else "off: method heun"
-        else:
-            graph = "off: no CUDA" if self.device.type != "cuda" else "off: as asked"
+            steps = "" if self.config.flow.method == "euler" else "; not for steps of method heun"
+            graph += f"; {self.graphs.captures} captured, {len(self.graphs)} kept{steps}"
         return {
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(runtime.device),
+            "dtype": str(runtime.dtype).removeprefix("torch."),
             "graph": graph,
-            "compile": "on" if self.compiled else "off",
+            "compile": f"{runtime.compile}; cache {cache_dir()}"
+            if runtime.compile.on
+            else str(runtime.compile),
+            "fp8": str(runtime.fp8),
+            "absorbed": str(runtime.absorbed),
+            "attention": ", ".join(f"{stage} {choice}" for stage, choice in self.attention.items()),
         }
 
     @property
@@ -124,33 +110,33 @@ class Pipeline:
         cls,
         path: str | Path,
         device: str = "auto",
-        dtype: DtypeName = "auto",
-        graph: bool | None = None,
-        compile: bool | None = None,
+        text_path: Path | None = None,
+        **settings: Unpack[Settings],
     ) -> Pipeline:
         """Load averaged weights from a checkpoint or a run directory of either stage.
 
         Args:
             path: the checkpoint or run directory.
             device: ``auto`` is CUDA where there is one.
-            dtype: as for the class, like the others.
-            graph: see there.
-            compile: see there.
+            text_path: folder of the language model that the generator takes its prompts from; None: where it
+                lay in training.
+            settings: how the models run, see `pavdit.runtime.Settings`.
 
         Raises:
-            CheckpointError: nothing is there, it is damaged, or its weights do not fit its configuration.
-            ConfigError: there is no such device.
+            CheckpointError: nothing is there, it is damaged, its weights do not fit its configuration, or the
+                language model is another one.
+            ConfigError: there is no such device, or no language model.
+            ValueError: a setting does not exist, or not on this device.
         """
+        runtime = Runtime.choose(choose_device(device), **settings)
         saved = open_checkpoint(Path(path))
-        generator = load_generator(saved) if saved.config.train.stage == "generator" else None
+        is_generator = saved.config.train.stage == "generator"
+        generator = load_generator(saved, runtime.device, text_path) if is_generator else None
         return cls(
             saved.config.model,
             load_autoencoder(saved),
             generator,
-            device=choose_device(device),
-            dtype=dtype,
-            graph=graph,
-            compile=compile,
+            runtime=runtime,
             model_hash=saved.model_hash,
             data=saved.config.data,
         )
@@ -206,10 +192,10 @@ class Pipeline:
         task: str = "auto",
         n: int = 1,
         seed: int = 0,
-        steps: int | None = None,
-        guidance: float | None = None,
+        *,
         batch_size: BatchSize = "auto",
         callback: Callback | None = None,
+        **choices: Unpack[Choices],
     ) -> list[Generated]:
         """Generate `n` clips of every prompt. Clip ``i`` depends on ``seed + i`` and on no other clip.
 
@@ -221,11 +207,10 @@ class Pipeline:
             task: one of `pavdit.config.TASKS`; ``auto``: v2a or a2v where a stream is given, else t2av.
             n: clips of a prompt; they follow each other.
             seed: of the first clip; the next has the next one.
-            steps: of the sampler; None: as configured.
-            guidance: scale s of ``v_null + s (v_cond - v_null)``; None: as configured.
             batch_size: clips at a time; ``auto``: fewer where the memory does not suffice.
             callback: ``callback(step, num_steps, latent)`` after each step of each batch; an exception from
                 it ends the work.
+            choices: ``steps``, ``guidance`` and whatever else `pavdit.options.Choices` lists.
 
         Raises:
             ValueError: the arguments do not fit each other or the model.
@@ -233,9 +218,20 @@ class Pipeline:
             NonFiniteError: the weights give no number.
         """
         clips = self.stream(
-            prompt, video, audio, task, n, seed, steps, guidance, batch_size=batch_size, callback=callback
+            prompt, video, audio, task, n, seed, batch_size=batch_size, callback=callback, **choices
         )
         return [clip for _, clip in sorted(clips, key=lambda pair: pair[0])]
+
+    def warm_up(self, prompt: str | None = None, *, batch_size: int = 1, **choices: Unpack[Choices]) -> None:
+        """Do ahead what the first sample of this kind would wait for: compile, capture graphs, make tables.
+
+        Args:
+            prompt: any of the text length to come.
+            batch_size: clips at a time.
+            choices: as for a call; the number of steps does not matter.
+        """
+        choices["steps"] = 2  # with a guidance interval, one step of each kind
+        self(prompt, n=batch_size, batch_size=batch_size, **choices)
 
     def stream(
         self,
@@ -245,151 +241,54 @@ class Pipeline:
         task: str = "auto",
         n: int = 1,
         seed: int = 0,
-        steps: int | None = None,
-        guidance: float | None = None,
+        *,
         batch_size: BatchSize = "auto",
         callback: Callback | None = None,
+        **choices: Unpack[Choices],
     ) -> Iterator[tuple[int, Generated]]:
         """As calling the pipeline, but every clip comes with its index as soon as its batch is done."""
-        generator, flow = self._require_generator(), self.config.flow
-        task = choose_task(task, video, audio)
-        if n < 1:
-            raise ValueError(f"n: want at least 1 clip, got {n}")
-        time_grid(flow.num_steps if steps is None else steps)  # raises where there is no step
-        order = _Order(
-            task,
-            video if task == "v2a" else audio,
-            flow.num_steps if steps is None else steps,
-            flow.guidance_scale if guidance is None else guidance,
-        )
-        requests = self._requests(generator, prompt, n, seed)
-        made = in_batches(
-            requests, batch_size, self.device, lambda batch: self._make(generator, order, batch, callback)
-        )
-        return ((request.index, clip) for request, clip in made)
-
-    def _requests(
-        self, generator: Generator, prompt: str | Sequence[str] | None, n: int, seed: int
-    ) -> list[Request]:
-        """One per clip, with the bucket that its prompt falls into."""
-        names = generator.text.class_names
-        if prompt is None and len(names) == 1:
-            prompt = names[0]
-        prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
-        if not prompts:
-            raise ValueError("prompt: want at least one, got none")
-        longest = self.config.stdit.max_text_length
-        buckets = {}
-        for one in dict.fromkeys(prompts):
-            if one is not None and not isinstance(one, str):
-                raise TypeError(f"prompt: want text, got {type(one).__name__}")
-            tokens = 0 if one is None else generator.text.encode([one]).lengths[0]
-            buckets[one] = 0 if one is None else bucket_of(tokens, longest)
-        each = [one for one in prompts for _ in range(n)]
-        return [Request(i, one, seed + i, buckets[one]) for i, one in enumerate(each)]
-
-    @torch.no_grad()
-    def _make(
-        self, generator: Generator, order: _Order, batch: list[Request], callback: Callback | None
-    ) -> list[Generated]:
-        """Noise to clips, for one batch."""
-        flow, task = self.config.flow, order.task
-        random = [torch.Generator().manual_seed(request.seed) for request in batch]
-        noise = draw_noise(self._latent_shape(), random, flow.prior)  # (B, C, G, rows, columns)
-        latent, target = self._place_given(noise.to(self.device), order.given, task)
-        captions = self._captions(generator, batch)
-        scale = order.guidance if captions.known else 1.0
-        velocity = BoundVelocity(
-            generator.stdit,
-            captions,
-            task=task,
-            fps=float(self.config.clip.fps),
-            num_steps=order.steps,
-            guided=scale != 1.0,
-        )
-        latent = sample_batch(
-            velocity,
-            latent,
-            flow,
-            num_steps=order.steps,
-            guidance_scale=scale,
-            target=target,
-            graphs=self.graphs,
-            callback=callback,
-        )
-        self._require_finite(latent, generator)
-        planes_v, planes_a = self.layout.unstack(latent)
-        clips = self.decode(None if task == "t2a" else planes_v, None if task == "t2v" else planes_a)
-        return [
-            Generated(
-                with_given(clip, order.given, task, request.prompt),
-                row,
-                {
-                    "model": self.model_hash,
-                    "prompt": request.prompt or "",
-                    "seed": str(request.seed),
-                    "steps": str(order.steps),
-                    "guidance": f"{order.guidance:g}",
-                    "task": task,
-                },
-            )
-            for clip, row, request in zip(clips, latent.cpu(), batch, strict=True)
-        ]
-
-    def _require_finite(self, latent: Tensor, generator: Generator) -> None:
-        if bool(latent.isfinite().all()):
-            return
-        bad = (name for name, p in generator.named_parameters() if not bool(p.isfinite().all()))
-        where = next(bad, None)
-        raise NonFiniteError(
-            "sampling: want finite latents, got NaN or infinity"
-            + (f"; so has the weight {where}" if where else "; the weights are finite")
-        )
-
-    def _require_generator(self) -> Generator:
-        if self.generator is None:
+        if self.generator is None or self.networks is None:
             raise ValueError(
                 "checkpoint: want a generator's, got an autoencoder's, which only encodes and decodes"
             )
-        return self.generator
+        options = SamplingOptions.of(self.config.flow, choose_task(task, video, audio), choices)
+        given = video if options.task == "v2a" else audio
+        requests = requests_for(prompt, n, seed, self.generator.text, self.config.stdit.max_text_length)
+        synthesis = Synthesis(
+            self.config,
+            self.generator,
+            self.networks,
+            self.codec,
+            self.layout,
+            self.graphs,
+            self.model_hash,
+        )
+        made = in_batches(
+            requests,
+            batch_size,
+            self.runtime.device,
+            lambda batch: synthesis.make(batch, options, given, callback),
+        )
+        return ((request.index, clip) for request, clip in made)
 
-    def _latent_shape(self) -> tuple[int, int, int, int]:
-        layout = self.layout
-        return self.config.mdsa.latent_channels, layout.num_frames, layout.rows, layout.columns
+    def error_against_exact(
+        self,
+        prompt: str | None = None,
+        video: Clip | None = None,
+        audio: Clip | None = None,
+        task: str = "auto",
+        seed: int = 0,
+        **choices: Unpack[Choices],
+    ) -> Agreement:
+        """How far a clip is from that of the same noise without any fast switch.
 
-    def _place_given(self, noise: Tensor, given: Clip | None, task: str) -> tuple[Tensor, Tensor | None]:
-        """Put the given stream's own latent into P; returns P and the ``(G,)`` mask of the frames to make."""
-        if given is None:
-            made = MADE_ALONE.get(task)
-            return noise, None if made is None else self.layout.frames_of(made).to(self.device)
-        clean = self.layout.frames_of(GIVEN[task]).to(self.device)  # (G,)
-        planes = self.encode_alone(given, GIVEN[task])
-        data = self.layout.stack(planes, planes)  # only the given stream's frames are taken
-        return torch.where(clean[:, None, None], data, noise), ~clean
-
-    def _captions(self, generator: Generator, batch: list[Request]) -> Captions:
-        """The batch's tokens; the null caption is as long as the shortest bucket."""
-        stdit = self.config.stdit
-        prompts = [request.prompt for request in batch if request.prompt is not None]
-        if not prompts:
-            shape = len(batch), self.config.text.tokens_per_class, stdit.text_dim
-            return Captions(torch.zeros(shape, device=self.device), None, known=False)
-        return Captions(*to_bucket(generator.text.encode(prompts), stdit.max_text_length), known=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Order:
-    """What all clips of a call share."""
-
-    task: str
-    given: Clip | None
-    steps: int
-    guidance: float
-
-
-def _dtype(name: DtypeName, device: torch.device) -> torch.dtype:
-    if name not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"dtype: want auto, float32 or bfloat16, got {name!r}")
-    if name == "auto":
-        name = "bfloat16" if device.type == "cuda" else "float32"
-    return torch.bfloat16 if name == "bfloat16" else torch.float32
+        Arguments and errors as for calling the pipeline; makes the clip both ways.
+        """
+        exact = copy(self)
+        exact.networks = None if self.generator is None else Networks.of(self.generator.stdit)
+        plain = choices | {"guidance_interval": None, "step_cache": None}
+        latents = [
+            pipe(prompt, video, audio, task, seed=seed, **chosen)[0].latent[None].to(self.runtime.device)
+            for pipe, chosen in ((self, choices), (exact, plain))
+        ]
+        return Agreement.of(self.codec, self.layout, *latents)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pavdit.config import TASKS, FlowConfig
-from pavdit.flow.graph import CapturedStep, StepGraphs
+from pavdit.config import TASKS
+from pavdit.flow.graph import Captured, Graphs, version_of
 from pavdit.flow.sampler import Callback, sample
 from pavdit.flow.schedule import time_grid
 from pavdit.ops import guided_euler_step_
-from pavdit.stdit.model import Condition, Modulation, STDiT
+from pavdit.options import SamplingOptions
+from pavdit.stdit.model import BlockReuse, Condition, Modulation, STDiT
 from pavdit.tasks import GIVEN, MADE_ALONE, STREAMS
 
 
@@ -42,28 +43,26 @@ class BoundVelocity:
     Args:
         stdit: the network.
         captions: the batch's.
-        task: one of `pavdit.config.TASKS`.
+        options: how the batch is sampled; it may ask for every time of ``time_grid(options.num_steps)``.
         fps: frames per second.
-        num_steps: of the sample; it may ask for every time of `time_grid(num_steps)`.
-        guided: whether a step may ask for both halves.
     """
 
-    def __init__(
-        self, stdit: STDiT, captions: Captions, *, task: str, fps: float, num_steps: int, guided: bool
-    ) -> None:
-        self.stdit, self.captions = stdit, captions
-        times, device = time_grid(num_steps), captions.tokens.device
+    def __init__(self, stdit: STDiT, captions: Captions, options: SamplingOptions, *, fps: float) -> None:
+        self.stdit, self.captions, self.options = stdit, captions, options
+        times, device, task = time_grid(options.num_steps), captions.tokens.device, options.task
         batch = captions.tokens.shape[0]
         self._task = torch.full((1,), TASKS.index(task), device=device)
         self._fps = torch.full((1,), float(fps), device=device)
         self.single = self._prepare([not captions.known] * batch)
-        self.double = self._prepare([False] * batch + [True] * batch) if guided else self.single
+        self.double = self._prepare([False] * batch + [True] * batch) if options.guided else self.single
         is_clean = torch.tensor([[GIVEN.get(task) == stream for stream in STREAMS]], device=device)  # (1, 2)
         moves = torch.tensor([[MADE_ALONE.get(task, stream) == stream for stream in STREAMS]], device=device)
         # a stream that stays noise stays at t = 0
         t = torch.tensor(times, dtype=torch.float32, device=device)[:, None] * moves  # (K, 2)
         self._tables = stdit.modulate(t, is_clean.expand(len(times), -1), self.single.vector[:1])
         self._row = {time: k for k, time in enumerate(times)}
+        self._uses = options.uses()
+        self._residuals: dict[bool, Tensor] = {}
 
     def condition(self, guided: bool) -> Condition:
         """Of the batch, or of the batch and then of its null captions."""
@@ -73,8 +72,21 @@ class BoundVelocity:
         """The adaLN tables of one of the times."""
         return self._tables.row(self._row[t])
 
+    def reuse(self, t: float, guided: bool) -> BlockReuse | None:
+        """What the step at a time does with the residual of the cached blocks."""
+        cache = self.options.step_cache
+        if cache is None or (use := self._uses[t]) == "plain":
+            return None
+        if guided not in self._residuals:
+            condition = self.condition(guided)
+            batch, positions = condition.keys_values[0].shape[1], condition.positions
+            self._residuals[guided] = positions.new_zeros(batch, *positions.shape)  # (B, G, N, D)
+        blocks = cache.range_of(len(self.stdit.blocks))
+        return BlockReuse(blocks, self._residuals[guided], fresh=use == "store")
+
     def __call__(self, latent: Tensor, t: float, guided: bool) -> Tensor:
-        return halves(self.stdit, latent, self.modulation(t), self.condition(guided), guided)
+        reuse = self.reuse(t, guided)
+        return halves(self.stdit, latent, self.modulation(t), self.condition(guided), guided, reuse)
 
     def _prepare(self, drop: list[bool]) -> Condition:
         rows, copies = len(drop), len(drop) // self.captions.tokens.shape[0]
@@ -89,10 +101,15 @@ class BoundVelocity:
 
 
 def halves(
-    stdit: STDiT, latent: Tensor, modulation: Modulation, condition: Condition, guided: bool
+    stdit: STDiT,
+    latent: Tensor,
+    modulation: Modulation,
+    condition: Condition,
+    guided: bool,
+    reuse: BlockReuse | None = None,
 ) -> Tensor:
     """The velocity of a batch, or where `guided` of its two halves in one pass."""
-    return stdit.velocity(torch.cat([latent, latent]) if guided else latent, modulation, condition)
+    return stdit.velocity(torch.cat([latent, latent]) if guided else latent, modulation, condition, reuse)
 
 
 class GraphedSteps:
@@ -102,89 +119,88 @@ class GraphedSteps:
         graphs: where captured steps live.
         velocity: the batch's network with its condition.
         target: ``(G,)`` bool or None, as in `sample`.
-        guidance_scale: s.
-        reflect: as in `sample`.
     """
 
-    def __init__(
-        self,
-        graphs: StepGraphs,
-        velocity: BoundVelocity,
-        *,
-        target: Tensor | None,
-        guidance_scale: float,
-        reflect: bool,
-    ) -> None:
-        self.graphs, self.velocity, self.target, self.reflect = graphs, velocity, target, reflect
-        self.scale = guidance_scale
-        self._steps: dict[bool, CapturedStep] = {}
+    def __init__(self, graphs: Graphs, velocity: BoundVelocity, target: Tensor | None) -> None:
+        self.graphs, self.velocity, self.target = graphs, velocity, target
+        self._steps: dict[tuple[bool, str], Captured] = {}
 
     def __call__(self, latent: Tensor, t: float, dt: float, guided: bool) -> None:
         """One step, in place."""
-        modulation = self.velocity.modulation(t)
-        step = self._steps.get(guided)
+        modulation, reuse = self.velocity.modulation(t), self.velocity.reuse(t, guided)
+        kind = guided, "plain" if reuse is None else "store" if reuse.fresh else "reuse"
+        step = self._steps.get(kind)
         if step is None:
-            step = self._steps[guided] = self._bind(latent, modulation, guided)
+            step = self._steps[kind] = self._bind(latent, modulation, guided, reuse)
         step.load(latent=latent, tables=modulation.tables)
+        if reuse is not None and not reuse.fresh:
+            step.load(residual=reuse.residual)
         step.buffers["dt"].fill_(dt)
         step.replay()
         step.store("latent", latent)
+        if reuse is not None and reuse.fresh:
+            step.store("residual", reuse.residual)
 
-    def _bind(self, latent: Tensor, modulation: Modulation, guided: bool) -> CapturedStep:
+    def _bind(
+        self, latent: Tensor, modulation: Modulation, guided: bool, reuse: BlockReuse | None
+    ) -> Captured:
         """The graph for this batch's shapes, with what all its steps share loaded."""
         condition = self.velocity.condition(guided)
         inputs = {"latent": latent, "tables": modulation.tables}
         inputs |= {f"kv{i}": pair for i, pair in enumerate(condition.keys_values)}
         inputs |= {"positions": condition.positions, "dt": latent.new_zeros(())}
-        inputs["scale"] = latent.new_full((), self.scale)
+        inputs["scale"] = latent.new_full((), self.velocity.options.guidance_scale)
         if condition.bias is not None:
             inputs["bias"] = condition.bias
         if self.target is not None:
             inputs["target"] = self.target
-        stdit, reflect, blocks = self.velocity.stdit, self.reflect, len(condition.keys_values)
+        if reuse is not None:
+            inputs["residual"] = reuse.residual
+        options, stdit, blocks = self.velocity.options, self.velocity.stdit, len(condition.keys_values)
+        # these alone, because the function lives as long as the graph
+        vector, cached = condition.vector, None if reuse is None else (reuse.blocks, reuse.fresh)
 
-        def step(inputs: Mapping[str, Tensor]) -> None:
-            bound = replace(
-                condition,
+        def step(inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            bound = Condition(
                 keys_values=tuple(inputs[f"kv{i}"] for i in range(blocks)),
                 bias=inputs.get("bias"),
+                vector=vector,
                 positions=inputs["positions"],
             )
             latent = inputs["latent"]
-            v = halves(stdit, latent, Modulation(inputs["tables"]), bound, guided)
-            guided_euler_step_(latent, v, inputs["dt"], inputs["scale"], inputs.get("target"), reflect)
+            again = None if cached is None else BlockReuse(cached[0], inputs["residual"], fresh=cached[1])
+            v = halves(stdit, latent, Modulation(inputs["tables"]), bound, guided, again)
+            guided_euler_step_(
+                latent, v, inputs["dt"], inputs["scale"], inputs.get("target"), options.reflect
+            )
+            return {name: inputs[name] for name in ("latent", "residual") if name in inputs}
 
-        shapes = tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in inputs.items())
-        return self.graphs.get((guided, reflect, shapes), step, inputs)
+        key = "step", guided, cached, stdit.form, options.kernels(), version_of(stdit.parameters())
+        return self.graphs.get(key, step, inputs)
 
 
 def sample_batch(
     velocity: BoundVelocity,
     noise: Tensor,
-    flow: FlowConfig,
     *,
-    num_steps: int,
-    guidance_scale: float,
     target: Tensor | None,
-    graphs: StepGraphs | None = None,
+    graphs: Graphs | None = None,
     callback: Callback | None = None,
 ) -> Tensor:
-    """`pavdit.flow.sampler.sample` as configured; with `graphs`, its Euler steps are graph replays."""
-    euler_step = None
-    if graphs is not None and flow.method == "euler":
-        euler_step = GraphedSteps(
-            graphs, velocity, target=target, guidance_scale=guidance_scale, reflect=flow.reflect
-        )
+    """`pavdit.flow.sampler.sample` with the velocity's options; with `graphs`, Euler steps are replays."""
+    options, euler_step = velocity.options, None
+    if graphs is not None and options.method == "euler":
+        euler_step = GraphedSteps(graphs, velocity, target)
     # captured steps share buffers and memory, so a second thread waits for the whole sample
     with nullcontext() if graphs is None else graphs.lock:
         return sample(
             velocity,
             noise,
-            num_steps=num_steps,
-            guidance_scale=guidance_scale,
-            guidance_interval=flow.guidance_interval,
-            method=flow.method,
-            reflect=flow.reflect,
+            num_steps=options.num_steps,
+            guidance_scale=options.guidance_scale,
+            guidance_interval=options.guidance_interval,
+            method=options.method,
+            reflect=options.reflect,
             target=target,
             callback=callback,
             euler_step=euler_step,

@@ -28,3 +28,12 @@ def nano_generator_run(nano_autoencoder_run):
     )
     run_training(config, console=quiet_console())
     return run_dir
+
+
+@pytest.fixture(scope="session")
+def tiny_t5(tmp_path_factory):
+    """A folder with a T5 encoder, 32 wide, and its tokenizer."""
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    from tiny_t5 import write_tiny_t5
+
+    return write_tiny_t5(tmp_path_factory.mktemp("text") / "t5")

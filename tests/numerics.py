@@ -104,6 +104,27 @@ def assert_rounded_once(got: Tensor, exact: Tensor, *, what: str = "result") -> 
         raise AssertionError(f"{what}: want one rounding to {got.dtype}, got {float(excess.max()):.3e} more")
 
 
+def assert_fp8_rows(values: Tensor, scale: Tensor, exact: Tensor, *, what: str = "rows") -> None:
+    """Rows became e4m3 by one rounding of numbers that were computed in float32.
+
+    The scale is ``max|exact row| / 448`` but for float32's own error; ``|values * scale - exact|`` is at most
+    half a unit of e4m3: 2^-4 of the number, or 2^-10 scales where it is subnormal.
+    """
+    facts = values.dtype, scale.dtype, values.shape, scale.shape
+    if facts != (torch.float8_e4m3fn, torch.float32, exact.shape, (*exact.shape[:-1], 1)):
+        raise AssertionError(f"{what}: want e4m3 {tuple(exact.shape)} with float32 scales, got {facts}")
+    if exact.numel() == 0:
+        return
+    got, exact, scale = values.double(), exact.double(), scale.double()
+    want = exact.abs().amax(-1, keepdim=True).clamp(min=1e-12) / 448
+    if not bool(((scale - want).abs() <= ROUNDING * want.clamp(min=float(want.max()) * 1e-3)).all()):
+        raise AssertionError(f"{what}: want scales max|row| / 448, got {error(scale, want):.3e} off")
+    bound = torch.maximum(exact.abs() / 16, scale / 1024) + ROUNDING * magnitude(exact)
+    excess = float(((got * scale - exact).abs() - bound).nan_to_num(nan=float("inf")).max())
+    if not excess <= 0:
+        raise AssertionError(f"{what}: want one rounding to e4m3, got {excess:.3e} more")
+
+
 def assert_batch_of_two(together: Tensor, apart: Tensor, *, what: str = "result") -> None:
     """A batch of two equals two batches of one, up to rounding.
 

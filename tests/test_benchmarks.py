@@ -1,4 +1,4 @@
-"""The sampler's benchmark runs as the README says and measures every stage."""
+"""Benchmarks of whole models run as they say and measure what they say."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+
+import pytest
+from nano import nano
+
+from benchmarks import ablations, batch_sweep, sampler
+from pavdit.train.checkpoint import open_checkpoint
 
 ROOT = Path(__file__).parent.parent
 
@@ -14,7 +21,8 @@ ROOT = Path(__file__).parent.parent
 def test_sampler_benchmark(tmp_path: Path) -> None:
     assert "python benchmarks/sampler.py" in (ROOT / "README.md").read_text()
     found = tmp_path / "found.json"
-    options = ["--preset", "tiny", "--steps", "2", "--rounds", "2", "--threads", "1", "--no-peer", "--json"]
+    options = ["--preset", "tiny", "--steps", "2", "--rounds", "2", "--threads", "1", "--no-peer"]
+    options += ["--tier", "fast", "--text", "8", "--json"]
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "sampler.py"), *options, str(found)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -25,4 +33,54 @@ def test_sampler_benchmark(tmp_path: Path) -> None:
     facts = json.loads(found.read_text())
     assert set(facts["rows"]) == {"generator", "decode", "inverse", "end to end"}
     assert all(row["ours"]["median"] > 0 for row in facts["rows"].values())
+    assert facts["step"]["attention_seconds"] > 0 and facts["step"]["gemm_seconds"] > 0
     assert facts["step"]["dispatched_ours"] <= 0.6 * facts["step"]["dispatched_eager"]
+    assert facts["fast"]["exact"]["latent_rms"] == 0
+    assert facts["fast"]["absorbed"]["latent_rms"] < facts["fast"]["fp8"]["latent_rms"] < 0.1
+
+
+SMALLEST = (
+    "data.num_clips=4 data.held_out=1 train.batch_size=2 train.dtype=float32 model.clip.num_frames=4 "
+    "model.clip.height=16 model.clip.width=16 model.mel.n_mels=16 model.mdsa.width=32 "
+    "model.mdsa.encoder_depth=1 model.mdsa.decoder_depth=1 model.mdsa.projector_depth=1 "
+    "model.mdsa.fusion_num_heads=1 model.mdsa.discriminator.width=8 model.mdsa.discriminator.depth=1"
+)
+
+
+def test_ablations_train_each_variant_and_share_the_first_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    found = tmp_path / "found.json"
+    arguments = [*("--steps", "2", "-o", str(tmp_path)), *("--json", str(found)), "--set", *SMALLEST.split()]
+    assert ablations.main(arguments) == 0
+    rows = json.loads(found.read_text())["rows"]
+    switches = ("mt_self_attn", "gcm_attn", "bi_block_attn", "kl", "adversarial")
+    assert tuple(rows) == ("whole", *switches) and len(capsys.readouterr().out.splitlines()) > 8
+    assert {path.name for path in tmp_path.glob("*-1")} == {f"{n}-1" for n in ("whole", *switches[:3])}
+    for name in switches:
+        config = open_checkpoint(tmp_path / f"{name}-2").config
+        assert [s for s in switches if not getattr(config.model.mdsa, s)] == [name]
+        assert config.train.first_stage == tmp_path / f"{name if name in switches[:3] else 'whole'}-1"
+    again = ablations.main([*arguments, "--only", "whole", "kl"])
+    assert again == 0 and json.loads(found.read_text())["rows"] == {n: rows[n] for n in ("whole", "kl")}
+
+
+def test_sweep_over_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setitem(sys.modules, "matplotlib", ModuleType("matplotlib"))
+    monkeypatch.setattr(batch_sweep, "picture", lambda path, rows, title: drawn.append(len(rows)))
+    monkeypatch.setitem(sampler.PRESETS, "tiny", nano)
+    options = "--preset tiny --steps 1 --rounds 1 --device cpu --batches 1 2 -o"
+    monkeypatch.setattr(sys, "argv", ["batch_sweep", *options.split(), str(tmp_path)])
+    batch_sweep.main()
+    rows = json.loads((tmp_path / "batch-sweep-tiny.json").read_text())["samples_per_second"]
+    assert [row["batch"] for row in rows] == drawn == [1, 2]
+    assert all(row["ours"] > 0 and row["eager"] > 0 for row in rows)
+
+
+def test_the_picture_wants_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(sys, "argv", ["batch_sweep"])
+    with pytest.raises(SystemExit, match=r"batch_sweep: want matplotlib .*pavdit\[bench\].*, got none"):
+        batch_sweep.main()

@@ -24,7 +24,7 @@ def clip():
 @pytest.fixture
 def noise_of(monkeypatch):
     """Records the noise that sampling starts from."""
-    import pavdit.pipeline as module
+    import pavdit.synthesis as module
 
     drawn, draw = [], module.draw_noise
     monkeypatch.setattr(module, "draw_noise", lambda *a: drawn.append(draw(*a)) or drawn[-1])
@@ -132,7 +132,7 @@ def test_what_is_made_before_a_cancellation_is_kept(pipeline):
 
 
 def test_weights_that_are_no_number_are_named(nano_generator_run):
-    from pavdit.train.loop import NonFiniteError
+    from pavdit.train.trainer import NonFiniteError
 
     broken = Pipeline.from_pretrained(nano_generator_run, device="cpu")
     broken.generator.stdit.blocks[0].mlp.fc1.weight[0, 0] = float("nan")
@@ -142,7 +142,15 @@ def test_weights_that_are_no_number_are_named(nano_generator_run):
 
 def test_bfloat16_makes_nearly_the_same_clip(pipeline, nano_generator_run):
     low = Pipeline.from_pretrained(nano_generator_run, device="cpu", dtype="bfloat16")
-    assert low.stats == {"dtype": "bfloat16", "graph": "off: no CUDA", "compile": "off"}
+    assert low.stats == {
+        "device": "cpu",
+        "dtype": "bfloat16",
+        "graph": "off: no CUDA",
+        "compile": "off: gains nothing on a CPU",
+        "fp8": "off: tier exact",
+        "absorbed": "off: tier exact",
+        "attention": "decode block: the default, step block: the default",
+    }
     [got], [want] = low(None, steps=2), pipeline(None, steps=2)
     assert got.latent.dtype == torch.float32 and got.clip.wave.dtype == torch.float32
     assert error(got.latent, want.latent) <= 0.02  # measured 0.0048
@@ -179,7 +187,17 @@ def test_a_saved_clip_reads_back_and_says_where_it_came_from(pipeline, tmp_path)
     assert back.frames.shape == made.clip.frames.shape
     info = probe(path)
     assert info.fps == 10
-    assert made.provenance.keys() == {"model", "prompt", "seed", "steps", "guidance", "task"}
+    assert made.provenance.keys() == {
+        "model",
+        "prompt",
+        "seed",
+        "steps",
+        "guidance",
+        "task",
+        "tier",
+        "guidance_interval",
+        "step_cache",
+    }
     assert made.provenance["seed"] == "11" and made.provenance["guidance"] == "1.5"
     assert made.provenance.items() <= info.metadata.items()
 
@@ -194,6 +212,7 @@ def test_a_saved_clip_reads_back_and_says_where_it_came_from(pipeline, tmp_path)
         ({"video": "clip", "audio": "clip"}, "want video or audio to be given, got both"),
         ({"n": 0}, "n: want at least 1 clip, got 0"),
         ({"steps": 0}, "want num_steps >= 1, got 0"),
+        ({"guidance": -1.0}, "guidance: want a scale >= 0, got -1.0"),
         ({"prompt": []}, "prompt: want at least one, got none"),
         ({"batch_size": 0}, "batch_size: want at least 1 or auto, got 0"),
     ],

@@ -17,7 +17,7 @@ from pavdit.train.checkpoint import open_checkpoint
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 SMALLER = (
-    "data.held_out=1 data.num_clips=4 train.num_steps=2 train.batch_size=2 train.num_workers=0 "
+    "data.held_out=1 data.num_clips=8 train.num_steps=2 train.batch_size=2 train.num_workers=0 "
     "model.clip.num_frames=4 model.clip.height=16 model.clip.width=16 model.mel.n_mels=16 "
     "model.mdsa.width=32 model.mdsa.encoder_depth=1 model.mdsa.decoder_depth=1 model.mdsa.projector_depth=1 "
     "model.mdsa.fusion_num_heads=1 model.stdit.width=32 model.stdit.depth=1 model.stdit.num_heads=2 "
@@ -40,22 +40,24 @@ def commands() -> list[list[str]]:
 def workplace(tmp_path, monkeypatch):
     """A directory with what a reader would have: the configurations and some clips."""
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    spec = ClipSpec(num_frames=8, height=32, width=32)
+    spec = ClipSpec(num_frames=16, height=32, width=32)
     clips = BounceClips(4, spec)
     for i, name in enumerate(("rain", "rain", "drum", "drum")):
-        (tmp_path / "clips" / name).mkdir(parents=True, exist_ok=True)
-        write_clip(clips[i], tmp_path / "clips" / name / f"{i}.mp4")
-    shutil.copy(tmp_path / "clips" / "drum" / "3.mp4", tmp_path / "clip.mp4")
+        (tmp_path / "recordings" / name).mkdir(parents=True, exist_ok=True)
+        write_clip(clips[i], tmp_path / "recordings" / name / f"{i}.mp4")
+    shutil.copy(tmp_path / "recordings" / "drum" / "3.mp4", tmp_path / "clip.mp4")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_the_commands_run_in_their_order(workplace, capsys):
     for command in commands():
-        extra = ["--set", *SMALLER.split()] if command[0] == "train" else []
+        is_run = any(word.endswith(".yaml") for word in command)
+        extra = ["--set", *SMALLER.split()] if is_run else []
         assert main([*command, *extra]) == 0, f"pavdit {' '.join(command)}: {capsys.readouterr().err}"
     assert len(list((workplace / "rain").glob("*.mp4"))) == 4
-    assert len(list((workplace / "new-sound").glob("*.mp4"))) == 1
+    for made in ("new-sound/seed-0000.mp4", "new-pictures/seed-0000.mp4", "dog.mp4"):
+        assert (workplace / made).is_file(), made
     assert (workplace / "again.mp4").stat().st_size > 0
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pavdit.config import TASKS
-from pavdit.flow.graph import StepGraphs
+from pavdit.flow.graph import Graphs
 from pavdit.latents import PlaneLayout
+from pavdit.options import SamplingOptions
 from pavdit.sampling import BoundVelocity, Captions, sample_batch
 from pavdit.stdit import STDiT
 
@@ -30,12 +31,11 @@ def stdit() -> STDiT:
     return model.eval().requires_grad_(False)
 
 
-def bound(stdit: STDiT, task: str = "t2av", batch: int = 2, guided: bool = True) -> BoundVelocity:
+def bound(stdit: STDiT, task: str = "t2av", batch: int = 2, scale: float = 4.0) -> BoundVelocity:
     tokens = torch.randn(batch, 8, stdit.config.text_dim, generator=torch.Generator().manual_seed(1))
     mask = torch.arange(8) < torch.tensor([[8], [3]])[:batch]
-    return BoundVelocity(
-        stdit, Captions(tokens, mask, known=True), task=task, fps=10.0, num_steps=STEPS, guided=guided
-    )
+    options = SamplingOptions(task, STEPS, scale, guidance_interval=(0.2, 1.0))
+    return BoundVelocity(stdit, Captions(tokens, mask, known=True), options, fps=10.0)
 
 
 def noise_for(stdit: STDiT, batch: int = 2) -> Tensor:
@@ -44,14 +44,11 @@ def noise_for(stdit: STDiT, batch: int = 2) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(2)) * 2 - 1
 
 
-def run(stdit: STDiT, task: str, graphs: StepGraphs | None, scale: float = 4.0) -> Tensor:
+def run(stdit: STDiT, task: str, graphs: Graphs | None, scale: float = 4.0) -> Tensor:
     target = {"v2a": "audio", "a2v": "video", "t2v": "video", "t2a": "audio"}.get(task)
     return sample_batch(
-        bound(stdit, task),
+        bound(stdit, task, scale=scale),
         noise_for(stdit),
-        nano().flow.model_copy(update={"guidance_interval": (0.2, 1.0)}),
-        num_steps=STEPS,
-        guidance_scale=scale,
         target=None if target is None else stdit.layout.frames_of(target),
         graphs=graphs,
     )
@@ -64,7 +61,7 @@ def called(function: Callable[[], None]) -> Callable[[], None]:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_graphed_steps_give_the_same_bits(stdit: STDiT, task: str) -> None:
-    graphs = StepGraphs(capture=called)
+    graphs = Graphs(capture=called)
     assert torch.equal(run(stdit, task, graphs), run(stdit, task, None))
     assert graphs.captures == 2  # the interval makes steps with and without guidance
     assert torch.equal(run(stdit, task, graphs, scale=2.0), run(stdit, task, None, scale=2.0))
@@ -72,7 +69,7 @@ def test_graphed_steps_give_the_same_bits(stdit: STDiT, task: str) -> None:
 
 
 def test_threads_take_turns_with_the_buffers_of_a_graph(stdit: STDiT) -> None:
-    graphs = StepGraphs(capture=called)
+    graphs = Graphs(capture=called)
     scales = [1.5, 2.0, 3.0, 4.0]
     with ThreadPoolExecutor(len(scales)) as pool:
         together = list(pool.map(lambda scale: run(stdit, "t2av", graphs, scale), scales))
@@ -81,20 +78,18 @@ def test_threads_take_turns_with_the_buffers_of_a_graph(stdit: STDiT) -> None:
 
 
 def test_other_shapes_are_other_graphs(stdit: STDiT) -> None:
-    graphs = StepGraphs(capture=called)
-    flow = nano().flow
+    graphs = Graphs(capture=called)
     for batch in (1, 2, 1):
-        velocity = bound(stdit, batch=batch)
-        sample_batch(
-            velocity,
-            noise_for(stdit, batch),
-            flow,
-            num_steps=STEPS,
-            guidance_scale=4.0,
-            target=None,
-            graphs=graphs,
-        )
-    assert graphs.captures == 2
+        sample_batch(bound(stdit, batch=batch), noise_for(stdit, batch), target=None, graphs=graphs)
+    assert graphs.captures == 4  # with and without guidance
+
+
+def test_other_weights_are_another_graph(stdit: STDiT) -> None:
+    graphs = Graphs(capture=called)
+    run(stdit, "t2av", graphs)
+    stdit.final.bias.add_(0.125)
+    assert torch.equal(run(stdit, "t2av", graphs), run(stdit, "t2av", None))
+    assert graphs.captures == 4
 
 
 @pytest.mark.parametrize("task", TASKS)

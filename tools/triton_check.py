@@ -22,6 +22,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 ARCHITECTURES = (80, 90, 100)
 DTYPES = ("fp32", "bf16")
+E4M3_ARCHITECTURES = (90, 100)
+"""Of those above, the ones that have e4m3 numbers (from sm_89 on)."""
 WIDTHS = (64, 128)
 """Head widths: that of the models, and the widest that the op takes."""
 RESOURCES = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
@@ -37,6 +39,7 @@ class Form:
     """By argument: ``*fp32`` and so on, or ``i32``."""
     constants: dict[str, object]
     num_warps: int
+    architectures: tuple[int, ...] = ARCHITECTURES
 
 
 def load(stem: str) -> ModuleType:
@@ -78,8 +81,58 @@ def norms(module: ModuleType) -> Iterator[Form]:
             yield Form(module.qk_norm_rope_bwd_kernel, label, types, constants, module.NUM_WARPS)
 
 
-FORMS = {"guided_euler_step": steps, "qk_norm_rope": norms}
-ODD = {"channels", "frames", "rows", "length", "target_stride", "target"}
+def gelus(module: ModuleType) -> Iterator[Form]:
+    """The forms of gelu_fp8: the MLP of `xl`, and the widest row."""
+    for dtype in DTYPES:
+        types = {"x": f"*{dtype}", "values": "*fp8e4nv", "scales": "*fp32", "width": "i32"}
+        for block in (8192, 16_384):
+            warps = module.warps(block)
+            constants = {"BLOCK": block}
+            label = f"{dtype} D<={block}"
+            yield Form(module.gelu_fp8_fwd_kernel, label, types, constants, warps, E4M3_ARCHITECTURES)
+
+
+def fp8_norms(module: ModuleType) -> Iterator[Form]:
+    """The forms of gated_residual_adaln_fp8: `xl` and the widest row, with a gate and without."""
+    sizes = ("frames", "tokens", "width", "gate_groups", "gate_clip_stride", "gate_group_stride")
+    sizes = (*sizes, "groups", "clip_stride", "group_stride")
+    for dtype in DTYPES:
+        rows = dict.fromkeys(("x", "y", "gate", "shift", "scale", "residual"), f"*{dtype}")
+        types = {
+            **rows,
+            "values": "*fp8e4nv",
+            "row_scale": "*fp32",
+            **dict.fromkeys(sizes, "i32"),
+            "eps": "fp32",
+        }
+        for block, gated in ((2048, True), (2048, False), (8192, True)):
+            warps = module.warps(block)
+            constants = {"GATED": gated, "BLOCK": block}
+            label = f"{dtype} D<={block} {'gated' if gated else 'plain'}"
+            kernel = module.gated_residual_adaln_fp8_fwd_kernel
+            yield Form(kernel, label, types, constants, warps, E4M3_ARCHITECTURES)
+
+
+def absorbed(module: ModuleType) -> Iterator[Form]:
+    """The forms of absorbed_attention: 8, 16 and 32 text tokens with the task token, and the longest."""
+    types = {"x": "*bf16", "keys": "*bf16", "bias": "*fp32", "probabilities": "*bf16"}
+    types |= dict.fromkeys(("rows", "heads", "length", "width"), "i32")
+    for length in (9, 17, 33, 128):
+        constants = {"ROWS": module.ROWS, "DEPTH": module.DEPTH, **module.tiles(length)}
+        yield Form(
+            module.absorbed_attention_fwd_kernel, f"bf16 M={length}", types, constants, module.NUM_WARPS
+        )
+
+
+FORMS = {
+    "absorbed_attention": absorbed,
+    "gated_residual_adaln_fp8": fp8_norms,
+    "gelu_fp8": gelus,
+    "guided_euler_step": steps,
+    "qk_norm_rope": norms,
+}
+ODD = {"channels", "frames", "rows", "length", "target_stride", "target", "heads", "tokens", "groups"}
+ODD |= {"gate_groups", "eps"}
 """Arguments that need not be divisible by 16 in the models; the others are, and loads rely on it."""
 
 
@@ -143,6 +196,9 @@ def main() -> None:
             covered.add(form.kernel.__name__)
             name, cells = f"{form.kernel.__name__} {form.label}", []
             for architecture in ARCHITECTURES:
+                if architecture not in form.architectures:
+                    cells.append("-".rjust(12))
+                    continue
                 registers, shared, local = resources(compile_form(form, architecture), cuobjdump)
                 cells.append(f"{registers} / {shared}".rjust(12))
                 count += 1

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.harness import Call, Case, main
 from pavdit.ops.adaln_modulate import adaln_modulate
-from pavdit.ops.gated_residual_adaln import _residual, gated_residual_adaln
+from pavdit.ops.gated_residual_adaln import close_residual, gated_residual_adaln
 
 SHAPES = {  # the shape of x, and G
     "cpu": [
@@ -51,7 +51,7 @@ def eager(x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tenso
 
 def composed(x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor) -> Pair:
     """The residual in PyTorch, then the native adaln_modulate."""
-    residual = _residual(x, y, gate)
+    residual = close_residual(x, y, gate)
     return residual, adaln_modulate(residual, shift, scale)
 
 

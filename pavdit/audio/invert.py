@@ -8,6 +8,7 @@ by Griffin & Lim 1984 with the momentum of Perraudin, Balazs & Søndergaard 2013
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
@@ -29,6 +30,23 @@ from pavdit.ops._stft import (
 
 PHASE_SEED = 0
 """Seed of the initial phase where the caller brings no generator."""
+
+
+@dataclass(frozen=True, slots=True)
+class InverseTables:
+    """What the inverse reads besides the images; a captured graph of it needs them alive.
+
+    Attributes:
+        window: ``(win_length,)``.
+        filterbank_inverse: ``(n_fft / 2 + 1, M)``, its pseudo-inverse, computed in float64.
+        square_sum: ``(S,)``, what an overlap-add of the whole clip is divided by.
+        phase: ``(N, n_fft / 2 + 1)`` unit complex numbers, uniform on the circle, the same every time.
+    """
+
+    window: Tensor
+    filterbank_inverse: Tensor
+    square_sum: Tensor
+    phase: Tensor
 
 
 class Vocoder(Protocol):
@@ -93,6 +111,7 @@ def invert_mel(
     num_iterations: int = 64,
     momentum: float = 0.99,
     generator: torch.Generator | None = None,
+    tables: InverseTables | None = None,
 ) -> Tensor:
     """Turn mel images into sound (PAV-DiT 3.1, "Input Preprocessing"); never waits for the device.
 
@@ -108,6 +127,7 @@ def invert_mel(
         num_iterations: steps of Griffin-Lim.
         momentum: of Griffin-Lim, 0 is the plain algorithm.
         generator: draws the initial phase; None takes the same phase every time.
+        tables: of `inverse_tables`, from a caller who keeps them alive beside a captured graph.
 
     Returns:
         ``(B, S)`` float32 (float64 for float64 images). Not clipped to [-1, 1].
@@ -128,11 +148,12 @@ def invert_mel(
     check_framing("invert_mel", clip.num_samples, mel.win_length, mel.n_fft, clip.hop_length)
     _check_overlap("invert_mel", mel.win_length, clip.hop_length)
     dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
-    window = hann_window(mel.win_length, images.device, dtype)
-    magnitude = linear_magnitude(images.to(dtype), clip, mel)  # (B, N, K)
-    _, num_columns, num_bins = magnitude.shape
-    square_sum = _square_sum(mel, num_columns, clip.hop_length, images.device, dtype)
-    phase = _initial_phase(num_columns, num_bins, images.device, dtype, generator)  # (N, K)
+    tables = tables or inverse_tables(clip, mel, images.device, dtype)
+    window, square_sum, phase = tables.window, tables.square_sum, tables.phase
+    magnitude = linear_magnitude(images.to(dtype), clip, mel, tables)  # (B, N, K)
+    if generator is not None:
+        _, num_columns, num_bins = magnitude.shape
+        phase = _draw_phase(num_columns, num_bins, dtype, generator).to(images.device)  # (N, K)
     columns = inverse_spectrum(magnitude * phase, mel.n_fft, mel.win_length) * window
     rebuilt = torch.zeros_like(magnitude, dtype=dtype.to_complex())
     for _ in range(num_iterations):
@@ -142,13 +163,16 @@ def invert_mel(
     return overlap_add(columns, mel.n_fft, clip.hop_length) / square_sum
 
 
-def linear_magnitude(images: Tensor, clip: ClipSpec, mel: MelConfig) -> Tensor:
+def linear_magnitude(
+    images: Tensor, clip: ClipSpec, mel: MelConfig, tables: InverseTables | None = None
+) -> Tensor:
     """Undo level and filterbank.
 
     Args:
         images: ``(B, 1, T, M, L)``, float32 or float64; clamped to [-1, 1].
         clip: rates and sizes.
         mel: the spectrogram that the images hold.
+        tables: as for `invert_mel`.
 
     Returns:
         ``(B, T * L, n_fft / 2 + 1)``, unscaled STFT magnitudes, never negative.
@@ -157,53 +181,31 @@ def linear_magnitude(images: Tensor, clip: ClipSpec, mel: MelConfig) -> Tensor:
     # -1 stands for every level from the floor down, so for silence; taken as the floor, it hisses at -81 dBFS
     amplitude = torch.pow(10.0, level_db / 20) * (images > -1.0)
     amplitude = amplitude.squeeze(1).transpose(2, 3).flatten(1, 2)  # (B, N, M)
-    inverse = _filterbank_inverse(mel, clip.sample_rate, images.device, images.dtype)
-    full_scale = hann_window(mel.win_length, images.device, images.dtype).sum() / 2
-    return (amplitude @ inverse.T).clamp(min=0) * full_scale
+    tables = tables or inverse_tables(clip, mel, images.device, images.dtype)
+    full_scale = tables.window.sum() / 2
+    return (amplitude @ tables.filterbank_inverse.T).clamp(min=0) * full_scale
 
 
 @lru_cache(maxsize=CACHED_TABLES)
-def _filterbank_inverse(mel: MelConfig, sample_rate: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Pseudo-inverse of the filterbank, ``(n_fft / 2 + 1, M)``, computed in float64."""
-    with torch.inference_mode(False), torch.no_grad():
-        exact = filterbank(mel, sample_rate, torch.device("cpu"), torch.float64)
-        return torch.linalg.pinv(exact).to(device=device, dtype=dtype)
-
-
-@lru_cache(maxsize=CACHED_TABLES)
-def _square_sum(
-    mel: MelConfig, num_columns: int, hop_length: int, device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    """What an overlap-add of `num_columns` columns is divided by, ``(S,)``."""
+def inverse_tables(clip: ClipSpec, mel: MelConfig, device: torch.device, dtype: torch.dtype) -> InverseTables:
+    """The tables for clips of these sizes, made once for a configuration and a device."""
+    num_columns = clip.num_frames * clip.columns_per_frame
     with torch.inference_mode(False), torch.no_grad():
         window = hann_window(mel.win_length, device, dtype)
-        return window_square_sum(window, num_columns, mel.n_fft, hop_length)
-
-
-@lru_cache(maxsize=CACHED_TABLES)
-def _fixed_phase(num_columns: int, num_bins: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):
-        generator = torch.Generator("cpu").manual_seed(PHASE_SEED)
-        return _draw_phase(num_columns, num_bins, dtype, generator).to(device)
+        exact = filterbank(mel, clip.sample_rate, torch.device("cpu"), torch.float64)
+        phase = _draw_phase(num_columns, mel.n_fft // 2 + 1, dtype, torch.Generator().manual_seed(PHASE_SEED))
+        return InverseTables(
+            window,
+            torch.linalg.pinv(exact).to(device=device, dtype=dtype),
+            window_square_sum(window, num_columns, mel.n_fft, clip.hop_length),
+            phase.to(device),
+        )
 
 
 def _draw_phase(num_columns: int, num_bins: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     turns = torch.rand(num_columns, num_bins, generator=generator, device=generator.device)
     angle = turns.to(dtype) * (2 * math.pi)
     return torch.polar(torch.ones_like(angle), angle)
-
-
-def _initial_phase(
-    num_columns: int,
-    num_bins: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """Unit complex numbers ``(N, K)``, uniform on the circle."""
-    if generator is None:
-        return _fixed_phase(num_columns, num_bins, device, dtype)
-    return _draw_phase(num_columns, num_bins, dtype, generator).to(device)
 
 
 def _check_overlap(name: str, win_length: int, hop_length: int) -> None:

@@ -31,9 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def demo(configs: Path, output: Path) -> int:
     """Train both stages into `output`, measure, generate, and say where everything is."""
-    from pavdit.cli.contact_sheet import contact_sheet, write_png
     from pavdit.cli.main import INTERRUPTED_AND_SAVED, OK
     from pavdit.config import load_run
+    from pavdit.contact_sheet import contact_sheet
+    from pavdit.media.picture import write_png
     from pavdit.pipeline import Pipeline
     from pavdit.train.run import run_training
 

@@ -6,6 +6,9 @@ import argparse
 import json
 from typing import Any
 
+SHIPPED = 256, 64
+"""Tokens of a frame of P and width of a head in `xl`."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``pavdit doctor``."""
@@ -39,7 +42,11 @@ def report() -> dict[str, Any]:
     import av
     import torch
 
+    from pavdit.compile_cache import cache_dir
+    from pavdit.nn.flash import find_flash
     from pavdit.ops import _library
+    from pavdit.ops.scaled_linear import fp8_missing
+    from pavdit.runtime import Runtime
 
     importlib.import_module("pavdit.ops")  # defines every op
     try:
@@ -48,12 +55,19 @@ def report() -> dict[str, Any]:
         own = "not installed, run from its source"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     ffmpeg = ", ".join(f"{name} {'.'.join(map(str, v))}" for name, v in sorted(av.library_versions.items()))
+    runtime, flash = Runtime.choose("cuda" if gpus else "cpu"), find_flash()
     return {
         "pavdit": own,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "cpu": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
         "cuda": f"{torch.version.cuda}: {', '.join(gpus) or 'no device'}" if torch.version.cuda else "none",
+        "fp8": fp8_missing(torch.device("cuda" if gpus else "cpu")) or "torch._scaled_mm",
         "av": f"{av.__version__} ({ffmpeg})",
+        "graph": str(runtime.graph),
+        "compile": str(runtime.compile),
+        "cache": str(cache_dir()),
+        "attention": f"{runtime.attention_of(*SHIPPED)} (frames of {SHIPPED[0]} tokens)",
+        "flash": f"generation {flash.generation}" if flash else "none that imports",
         "ops": [dataclasses.asdict(status) for status in _library.report()],
     }

@@ -11,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 
 from pavdit.clip import DataError
 from pavdit.config import ModelConfig
+from pavdit.files import replace_with_tensors
 from pavdit.latents import PLANE_NAMES, Planes
 from pavdit.pipeline import Pipeline
 from pavdit.train.checkpoint import architecture
-from pavdit.train.files import replace_with_tensors
 
 FORMAT = "pavdit-latents/1"
 
@@ -58,7 +58,7 @@ def read_latents(path: Path, pipeline: Pipeline) -> tuple[Planes, Planes]:
                 raise DataError(
                     f"{path}: want a {FORMAT} file, got {about.get('format') or 'another safetensors file'}"
                 )
-            planes = [file.get_tensor(name).to(pipeline.device) for name in PLANE_NAMES]
+            planes = [file.get_tensor(name).to(pipeline.runtime.device) for name in PLANE_NAMES]
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise DataError(f"{path}: want a safetensors file, got {' '.join(str(error).split())}") from None
     want = config_hash(pipeline.config)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-COMMANDS = ("train", "generate", "encode", "decode", "doctor")
+COMMANDS = ("data", "train", "generate", "encode", "decode", "doctor")
 
 OK, FAULT, USAGE, DATA, RESOURCES, NON_FINITE, INTERRUPTED_AND_SAVED = 0, 1, 2, 3, 4, 5, 75
 
@@ -45,7 +45,7 @@ def exit_code(error: BaseException) -> int:
     import torch
 
     from pavdit.clip import DataError
-    from pavdit.train.loop import NonFiniteError
+    from pavdit.train.trainer import NonFiniteError
 
     number = getattr(error, "errno", None) or getattr(error.__context__, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT):  # also where it reached us as a file that cannot be written

@@ -23,6 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="auto|never|PATH",
         help="auto: from the run's latest checkpoint, if any; never: from scratch; PATH: from there",
     )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="say what memory, time and disk the run will take, and do not run it",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -31,5 +36,11 @@ def run(arguments: argparse.Namespace) -> int:
     from pavdit.config import load_run
     from pavdit.train.run import run_training
 
-    outcome = run_training(load_run(arguments.config, tuple(arguments.set)), arguments.resume)
+    config = load_run(arguments.config, tuple(arguments.set))
+    if arguments.plan:
+        from pavdit.train.plan import predict
+
+        print("\n".join(predict(config).lines()))
+        return OK
+    outcome = run_training(config, arguments.resume)
     return INTERRUPTED_AND_SAVED if outcome.interrupted else OK

@@ -7,6 +7,7 @@ configuration beside its output.
 from pavdit.config.load import load_run, parse_run
 from pavdit.config.model import (
     TASKS,
+    DiscriminatorConfig,
     FlowConfig,
     Layout,
     MDSAConfig,
@@ -25,6 +26,7 @@ __all__ = [
     "TASKS",
     "ConfigError",
     "DataConfig",
+    "DiscriminatorConfig",
     "FlowConfig",
     "Layout",
     "MDSAConfig",

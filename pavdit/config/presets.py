@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pavdit.clip import ClipSpec
-from pavdit.config.model import MDSAConfig, MelConfig, ModelConfig, STDiTConfig
+from pavdit.config.model import DiscriminatorConfig, MDSAConfig, MelConfig, ModelConfig, STDiTConfig
 
 
 def _system(
@@ -31,6 +31,9 @@ def _system(
             projector_num_heads=max(1, width // 96),
             projector_mlp_dim=4 * width // 3,
             fusion_num_heads=width // 64,
+            discriminator=DiscriminatorConfig(
+                width=max(16, width // 48 * 8), depth=3 if clip.height > 64 else 2
+            ),
         ),
         stdit=STDiTConfig(width=stdit[0], depth=stdit[1], num_heads=stdit[0] // 64, text_dim=text_dim),
     )

@@ -1,45 +1,25 @@
-"""Sets of clips by configuration, and batches whose order is a pure function of (seed, step)."""
+"""Batches whose order is a pure function of (seed, step), for any number of workers, parts and ranks."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pavdit.clip import Clip, ClipSpec, DataError, frames_to_volume
-from pavdit.config import ConfigError, DataConfig
-from pavdit.data.bounce import BounceClips
-from pavdit.data.folder import FolderClips
+from pavdit.clip import Clip, DataError, frames_to_volume
+from pavdit.data.clips import Clips
 
 CACHE_BYTES = 1 << 30
 """A set that takes no more than this decoded is decoded once and kept; with workers, all of them together."""
 
 _ORDER, _FLIP = 1, 2  # keep the streams of random numbers apart
-
-
-class Clips(Protocol):
-    """What a set of clips offers; `read` with the same arguments gives the same clip."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Every class of the set, sorted, whether or not this part of it has a clip of the class."""
-
-    @property
-    def varies(self) -> bool:
-        """Whether `read` depends on its `draw`."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Clip: ...
-
-    def read(self, index: int, draw: int = 0) -> Clip:
-        """Clip `index`, the `draw`-th time that it is used."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +32,7 @@ class Batch:
         labels: class names, B of them.
         captions: sentences, B of them.
         names: where each clip came from.
+        skipped: why clips that others stand in for cannot be used.
     """
 
     video: Tensor
@@ -59,77 +40,10 @@ class Batch:
     labels: tuple[str, ...]
     captions: tuple[str, ...]
     names: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.video.shape[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Subset:
-    """Some clips of a set, in the order of `indices`."""
-
-    clips: BounceClips | FolderClips
-    indices: tuple[int, ...]
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Of the whole set, so that parts of a set agree."""
-        return self.clips.class_names
-
-    @property
-    def varies(self) -> bool:
-        """Whether `read` depends on its `draw`."""
-        return self.clips.varies
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Clip:
-        return self.read(index)
-
-    def read(self, index: int, draw: int = 0) -> Clip:
-        """Clip `index` of this part."""
-        return self.clips.read(self.indices[index], draw)
-
-
-def open_clips(config: DataConfig, spec: ClipSpec) -> tuple[Subset, Subset]:
-    """Open a set of clips and split it into training and held-out clips, which share no footage.
-
-    ``bounce``: clips 0 to `num_clips` - 1, the last `held_out` of them held out. ``folder``: the files are
-    shuffled by `seed` (a folder is sorted by class, so its end is one class), then the first `num_clips`
-    clips are taken and the last `held_out` of these held out; the rest of a file of which a clip is held
-    out is used by neither part.
-
-    Returns:
-        Training clips and held-out clips (possibly none).
-
-    Raises:
-        DataError: a file cannot be used.
-        ConfigError: the folder has fewer clips than asked for, or none is left for training.
-    """
-    if config.kind == "bounce":
-        if config.num_clips is None:
-            raise ConfigError("data: want num_clips for kind 'bounce', got none")
-        bounce = BounceClips(config.num_clips, spec, config.seed)
-        first_held_out = config.num_clips - config.held_out
-        order = tuple(range(config.num_clips))
-        return Subset(bounce, order[:first_held_out]), Subset(bounce, order[first_held_out:])
-
-    folder = FolderClips(config, spec)
-    rank = np.random.default_rng([config.seed, _ORDER]).permutation(len(folder))
-    order = tuple(sorted(range(len(folder)), key=lambda i: (rank[folder.segments[i].file_index], i)))
-    if config.num_clips is not None and config.num_clips > len(folder):
-        raise ConfigError(f"data: want {config.num_clips} clips in {config.path}, got {len(folder)}")
-    order = order[: config.num_clips]
-    first_held_out = len(order) - config.held_out
-    held_out = order[max(0, first_held_out) :]
-    unseen = {folder.segments[i].file_index for i in held_out}
-    train = tuple(i for i in order[: max(0, first_held_out)] if folder.segments[i].file_index not in unseen)
-    if not train:
-        raise ConfigError(
-            f"{config.path}: want clips to train on beside {config.held_out} held out, got {len(order)} clips"
-        )
-    return Subset(folder, tuple(sorted(train))), Subset(folder, tuple(sorted(held_out)))
 
 
 @lru_cache(maxsize=4)
@@ -153,13 +67,19 @@ def collate(clips: Sequence[Clip]) -> Batch:
     )
 
 
-class _Steps(Dataset[Batch | DataError]):
-    """Batch `step`, for any step from 0 on, wherever it is asked for."""
+class _Parts(Dataset[Batch | DataError]):
+    """What a rank has of part `number` of all steps' batches, wherever it is asked for."""
 
     def __init__(
-        self, clips: Clips, batch_size: int, seed: int, flip_probability: float, cache_bytes: int
+        self,
+        clips: Clips,
+        part_size: int,
+        share: range,
+        seed: int,
+        flip_probability: float,
+        cache_bytes: int,
     ) -> None:
-        self.clips, self.batch_size, self.seed = clips, batch_size, seed
+        self.clips, self.part_size, self.share, self.seed = clips, part_size, share, seed
         self.flip_probability, self.cache_bytes = flip_probability, cache_bytes
         self.cache: dict[int, Clip] = {}
         self.use_cache: bool | None = None if not clips.varies else False
@@ -174,19 +94,31 @@ class _Steps(Dataset[Batch | DataError]):
             self.cache[index] = clip
         return clip
 
-    def __getitem__(self, step: int) -> Batch | DataError:
+    def _sample(self, sample: int, skipped: list[str]) -> Clip:
+        """Clip number `sample` of the endless order, or the first one behind it in its epoch that decodes."""
+        length = len(self.clips)
+        epoch, place = divmod(sample, length)
+        order = _permutation(self.seed, epoch, length)
+        for attempt in range(length if self.clips.skips_damaged else 1):
+            try:
+                return self._read(int(order[(place + attempt) % length]), epoch)
+            except DataError as error:
+                skipped.append(str(error))
+        raise DataError(skipped[-1])
+
+    def __getitem__(self, number: int) -> Batch | DataError:
         clips, flips = [], []
+        skipped: list[str] = []
         try:
-            for sample in range(step * self.batch_size, (step + 1) * self.batch_size):
-                epoch, place = divmod(sample, len(self.clips))
-                index = int(_permutation(self.seed, epoch, len(self.clips))[place])
-                clips.append(self._read(index, epoch))
+            for place in self.share:
+                sample = number * self.part_size + place
+                clips.append(self._sample(sample, skipped))
                 flips.append(
                     np.random.default_rng([self.seed, sample, _FLIP]).random() < self.flip_probability
                 )
         except DataError as error:
             return error  # raised by `batches`: torch would wrap a worker's message in its traceback
-        batch = collate(clips)
+        batch = replace(collate(clips), skipped=tuple(skipped))
         for k in np.flatnonzero(flips):
             batch.video[k] = batch.video[k].flip(-1)
         return batch
@@ -211,6 +143,9 @@ def batches(
     *,
     seed: int,
     start_step: int = 0,
+    parts: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
     num_workers: int = 0,
     flip_probability: float = 0.0,
     cache_bytes: int = CACHE_BYTES,
@@ -219,33 +154,49 @@ def batches(
 
     Each pass over the clips is another permutation of them; batches run across its border. What step n
     holds depends on (clips, batch_size, seed, n) alone: a resumed run continues as if it had not stopped,
-    and workers change nothing but the speed.
+    and workers change nothing but the speed. Where the set allows it (`Clips.skips_damaged`), the next clip
+    of the order that decodes stands in for one that does not, and each such clip is named once in the log.
 
     Args:
         clips: at least one.
-        batch_size: B.
+        batch_size: B, over all parts and ranks.
         seed: of order and flips.
         start_step: the first step's number.
+        parts: a step's batch comes in this many equal pieces, one after another (accumulation).
+        rank: which equal share of every piece is wanted here.
+        world_size: how many shares there are; all of them together are the piece.
         num_workers: processes that decode ahead; 0 decodes here.
         flip_probability: of a clip being mirrored left to right.
         cache_bytes: keep decoded clips in memory if all of them take no more than this.
 
     Raises:
         DataError: a file is damaged; names it.
+        ValueError: no clips, or `batch_size` is not divided by `parts` times `world_size`.
     """
     if len(clips) == 0 or batch_size < 1:
         raise ValueError(f"batches: want clips and batch_size >= 1, got {len(clips)} clips, {batch_size}")
-    steps = _Steps(clips, batch_size, seed, flip_probability, cache_bytes // max(1, num_workers))
+    if parts < 1 or not 0 <= rank < world_size or batch_size % (parts * world_size):
+        raise ValueError(
+            f"batches: want a rank below world_size and batch_size a multiple of parts * world_size, got "
+            f"rank {rank}, batch_size {batch_size}, {parts} parts, world_size {world_size}"
+        )
+    part_size = batch_size // parts
+    share = range(part_size // world_size * rank, part_size // world_size * (rank + 1))
     source = DataLoader(
-        steps,
+        _Parts(clips, part_size, share, seed, flip_probability, cache_bytes // max(1, num_workers)),
         batch_size=None,
-        sampler=_From(start_step),
+        sampler=_From(start_step * parts),
         num_workers=num_workers,
         multiprocessing_context="spawn"
         if num_workers
         else None,  # forked threads of torch and FFmpeg can hang
     )
+    named: set[str] = set()
     for item in source:
         if isinstance(item, DataError):
             raise item
+        for reason in item.skipped:
+            if reason not in named:
+                named.add(reason)
+                log.warning("skipped, number %d: %s", len(named), reason)
         yield item

@@ -1,17 +1,17 @@
-"""Sampling steps as CUDA graphs: captured once for a key, replayed with new contents. Knows no model."""
+"""Functions of tensors as CUDA graphs: captured once a key, replayed on new contents. Knows no model."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Step = Callable[[Mapping[str, Tensor]], None]
-"""A step reads its inputs and writes its result into some of them; the same kernels for any contents."""
+Function = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""Reads its inputs, may write into them, returns its results; the same kernels for any contents."""
 
 Capture = Callable[[Callable[[], None]], Callable[[], None]]
 """Turns a call into one that does the same work on the same memory, at less cost."""
@@ -42,12 +42,22 @@ class CudaCapture:
         return graph.replay
 
 
-class CapturedStep:
-    """A step and the buffers that it is bound to; nothing outside ever holds one of them."""
+class Captured:
+    """A function and the buffers that it is bound to; nothing outside ever holds one of them.
 
-    def __init__(self, step: Step, example: Mapping[str, Tensor], capture: Capture) -> None:
+    Attributes:
+        buffers: what the function reads.
+        results: what it returned; a replay gives them new contents.
+    """
+
+    def __init__(self, function: Function, example: Mapping[str, Tensor], capture: Capture) -> None:
+        self.function = function  # a graph reads memory that only the function keeps: weights, tables
         self.buffers = {name: tensor.clone() for name, tensor in example.items()}
-        self.replay = capture(lambda: step(self.buffers))
+        self.results: Mapping[str, Tensor] = {}
+        self.replay = capture(self._run)
+
+    def _run(self) -> None:
+        self.results = self.function(self.buffers)
 
     def load(self, **tensors: Tensor) -> None:
         """Copy new contents in.
@@ -63,52 +73,70 @@ class CapturedStep:
             buffer.copy_(tensor)
 
     def store(self, name: str, into: Tensor) -> None:
-        """Copy a buffer out."""
-        into.copy_(self.buffers[name])
+        """Copy a result out."""
+        into.copy_(self.results[name])
 
 
-class StepGraphs:
-    """The captured steps of a pipeline, the most recently used `capacity` of them.
+class Graphs:
+    """The captured functions of a pipeline, the most recently used `capacity` of them.
 
     Args:
-        capacity: steps to keep; each holds memory for its inputs and intermediate results.
+        capacity: how many to keep; each holds memory for its inputs and results, all share the rest.
         capture: how to capture; None: as CUDA graphs.
 
     Attributes:
-        lock: held by whoever runs a sample, because the steps share memory.
-        captures: steps captured so far.
+        lock: held by whoever replays, until the results are copied out, because all share memory.
+        captures: functions captured so far.
     """
 
-    def __init__(self, capacity: int = 4, capture: Capture | None = None) -> None:
+    def __init__(self, capacity: int = 8, capture: Capture | None = None) -> None:
         if capacity < 1:
             raise ValueError(f"graph: want capacity >= 1, got {capacity}")
         self.capacity = capacity
         self.capture = CudaCapture() if capture is None else capture
         self.lock = threading.RLock()
         self.captures = 0
-        self._steps: OrderedDict[Hashable, CapturedStep] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Captured] = OrderedDict()
 
-    def get(self, key: Hashable, step: Step, example: Mapping[str, Tensor]) -> CapturedStep:
-        """The captured step for `key`, captured now where there is none.
+    def get(self, key: Hashable, function: Function, inputs: Mapping[str, Tensor]) -> Captured:
+        """The captured function for `key` and the shapes of the inputs, captured now where there is none.
 
         Args:
-            key: all that the step's kernels depend on besides the contents of its inputs.
-            step: what to capture.
-            example: its inputs; their contents are loaded.
+            key: all that the function's kernels and the memory they read depend on besides its inputs.
+            function: what to capture.
+            inputs: of the function; their contents are loaded.
         """
-        captured = self._steps.pop(key, None)
+        key = key, tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in inputs.items())
+        captured = self._kept.pop(key, None)
         if captured is None:
-            while len(self._steps) >= self.capacity:
-                self._steps.popitem(last=False)  # before the capture, so that its memory is free for it
-            captured = CapturedStep(step, example, self.capture)
+            while len(self._kept) >= self.capacity:
+                self._kept.popitem(last=False)  # before the capture, so that its memory is free for it
+            captured = Captured(function, inputs, self.capture)
             self.captures += 1
-        captured.load(**example)
-        self._steps[key] = captured
+        captured.load(**inputs)
+        self._kept[key] = captured
         return captured
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return len(self._kept)
 
     def clear(self) -> None:
-        """Forget every step, for example because the weights have moved."""
-        self._steps.clear()
+        """Forget everything, and give its memory back."""
+        self._kept.clear()
+
+
+def call(
+    graphs: Graphs | None, key: Hashable, function: Function, inputs: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """The function's results on these inputs, as the caller's own; by a replay where there are `graphs`."""
+    if graphs is None:
+        return function(inputs)
+    with graphs.lock:
+        captured = graphs.get(key, function, inputs)
+        captured.replay()
+        return {name: result.clone() for name, result in captured.results.items()}
+
+
+def version_of(weights: Iterable[Tensor]) -> int:
+    """Changes when a weight moves or is written to: what was captured before read the old ones."""
+    return hash(tuple((w.data_ptr(), 0 if w.is_inference() else w._version) for w in weights))

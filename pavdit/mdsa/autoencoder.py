@@ -146,9 +146,7 @@ class MDSA(nn.Module):
         video: Tensor,
         audio: Tensor,
         masks: StreamMasks | None = None,
-        *,
-        sample: bool = False,
-        generator: torch.Generator | None = None,
+        noise: tuple[Planes, Planes] | None = None,
     ) -> Reconstruction:
         """Encode and decode a training batch.
 
@@ -156,8 +154,8 @@ class MDSA(nn.Module):
             video: ``(B, 3, T, H, W)``.
             audio: ``(B, 1, T, M, L)``.
             masks: stream dropout; None: every stream is there and sees the other.
-            sample: False decodes tanh(mu) (stage 1), True tanh(mu + sigma * eps) (stage 2).
-            generator: of eps.
+            noise: eps of the video's and the audio's latent: decodes tanh(mu + sigma * eps), as stage 2 does.
+                None: decodes tanh(mu).
         """
         encoding: dict[str, Tensor] = {}
         decoding: dict[str, Tensor] = {}
@@ -174,7 +172,7 @@ class MDSA(nn.Module):
             }
         # Both streams are given, so both come back.
         q_v, q_a = cast(tuple[Posterior, Posterior], self.encode(video, audio, **encoding))
-        z_v, z_a = (q.sample(generator) if sample else q.mode() for q in (q_v, q_a))
+        z_v, z_a = (q_v.mode(), q_a.mode()) if noise is None else (q_v.sample(noise[0]), q_a.sample(noise[1]))
         x_v, x_a = cast(tuple[Tensor, Tensor], self.decode(z_v, z_a, **decoding))
         return Reconstruction(x_v, x_a, q_v, q_a)
 

@@ -33,17 +33,21 @@ class Posterior:
         """``tanh(mu)``: the latent of stage 1, of caches and of files."""
         return self.mean.map(torch.tanh)
 
-    def sample(self, generator: torch.Generator | None = None) -> Planes:
-        """``tanh(mu + sigma * eps)``, eps ~ N(0, 1): the latent that stage 2 trains on."""
+    def sample(self, noise: Planes) -> Planes:
+        """``tanh(mu + sigma * eps)``: the latent that stage 2 trains on.
 
-        def draw(mean: Tensor, log_variance: Tensor) -> Tensor:
-            device = mean.device if generator is None else generator.device
-            eps = torch.randn(mean.shape, generator=generator, device=device).to(mean)
-            return torch.tanh(mean + torch.exp(0.5 * log_variance) * eps)
+        Args:
+            noise: eps, see `draw_noise`.
+        """
+
+        def draw(mean: Tensor, log_variance: Tensor, eps: Tensor) -> Tensor:
+            return torch.tanh(mean + torch.exp(0.5 * log_variance) * eps.to(mean.dtype))
 
         mean, log_variance = self.mean, self.log_variance
         return Planes(
-            draw(mean.hw, log_variance.hw), draw(mean.tw, log_variance.tw), draw(mean.th, log_variance.th)
+            draw(mean.hw, log_variance.hw, noise.hw),
+            draw(mean.tw, log_variance.tw, noise.tw),
+            draw(mean.th, log_variance.th, noise.th),
         )
 
     def kl(self) -> Tensor:
@@ -61,6 +65,26 @@ class Posterior:
             mu, log_var = mean.to(dtype), log_variance.to(dtype)
             terms.append(0.5 * (mu.square() + log_var.exp() - 1.0 - log_var).flatten(1).sum(1))
         return terms[0] + terms[1] + terms[2]
+
+
+def draw_noise(
+    batch: int, channels: int, grid: tuple[int, int, int], generator: torch.Generator | None = None
+) -> Planes:
+    """eps ~ N(0, 1) for the planes of one stream, float32.
+
+    Args:
+        batch: B.
+        channels: C.
+        grid: (T, H', W').
+        generator: of the draws and of the device.
+    """
+    frames, rows, columns = grid
+    device = None if generator is None else generator.device
+    hw, tw, th = (
+        torch.randn(batch, channels, *edges, generator=generator, device=device)
+        for edges in ((rows, columns), (frames, columns), (frames, rows))
+    )
+    return Planes(hw, tw, th)
 
 
 class ToLatent(nn.Module):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from pavdit.nn.attention import QKV, HeadsOut, Mlp, begin_at_zero
+from pavdit.nn.recompute import Recomputable
 from pavdit.ops import axis_attention, axis_query_attention
 
 
@@ -38,7 +39,7 @@ class ProjectorLayer(nn.Module):
         return x + self.mlp(self.mlp_norm(x))
 
 
-class Projector(nn.Module):
+class Projector(Recomputable):
     """One of f^t, f^h, f^w of eq. 2: a transformer along the axis that is dropped.
 
     A learned summary token leads every sequence, and its own output is the plane. With a sum over r in mind
@@ -76,5 +77,5 @@ class Projector(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         x = self.sequences(u)
         for layer in self.layers:
-            x = layer(x, self.axis)
-        return self.last.first_only(x, self.axis).squeeze(self.axis)  # (B, rows, columns, D)
+            x = self.run(layer, x, self.axis)
+        return self.run(self.last.first_only, x, self.axis).squeeze(self.axis)  # (B, rows, columns, D)

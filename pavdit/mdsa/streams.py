@@ -33,6 +33,10 @@ class StreamMasks:
     decode_video_sees_audio: Tensor
     decode_audio_sees_video: Tensor
 
+    def rows(self, rows: slice) -> StreamMasks:
+        """The masks of some of the samples."""
+        return StreamMasks(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
     def to(self, device: torch.device | str) -> StreamMasks:
         """The same masks on `device`, copied without waiting."""
         fields = (getattr(self, name) for name in self.__dataclass_fields__)

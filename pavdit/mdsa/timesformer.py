@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from pavdit.nn.attention import QKV, GegluMlp, HeadsOut, begin_at_zero
+from pavdit.nn.frame_attention import FrameAttention
+from pavdit.nn.recompute import Recomputable
 from pavdit.nn.rope import RopeTable, axial_rope_table, rope_table
-from pavdit.ops import axis_attention, block_attention
+from pavdit.ops import axis_attention
 
 
 class TimeSformerLayer(nn.Module):
@@ -25,21 +27,21 @@ class TimeSformerLayer(nn.Module):
         self.time_out = HeadsOut(width, num_heads, head_dim)
         self.space_norm = nn.LayerNorm(width)
         self.space_qkv = QKV(width, num_heads, head_dim)
+        self.space = FrameAttention()
         self.space_out = HeadsOut(width, num_heads, head_dim)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = GegluMlp(width, mlp_ratio * width)
         begin_at_zero(self.time_out, self.space_out, self.mlp.fc2)
 
     def forward(self, x: Tensor, time_rope: Tensor, space_rope: Tensor) -> Tensor:
-        one_frame = (1, x.shape[2], x.shape[3])
         qkv = self.time_qkv(self.time_norm(x))  # (B, T, H', W', 3, A, E)
         x = x + self.time_out(axis_attention(qkv, axis=1, rope=time_rope))
-        q, k, v = self.space_qkv(self.space_norm(x)).unbind(-3)  # (B, T, H', W', A, E) each
-        x = x + self.space_out(block_attention(q, k, v, block=one_frame, rope=space_rope))
+        qkv = self.space_qkv(self.space_norm(x)).flatten(2, 3)  # (B, T, H' * W', 3, A, E)
+        x = x + self.space_out(self.space(qkv, rope=space_rope)).view_as(x)
         return x + self.mlp(self.mlp_norm(x))  # (B, T, H', W', D)
 
 
-class TimeSformer(nn.Module):
+class TimeSformer(Recomputable):
     """A stack of `TimeSformerLayer` on tokens of one grid; rotary positions over t, and over h and w.
 
     Args:
@@ -71,5 +73,5 @@ class TimeSformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         time_rope, space_rope = self.time_rope(), self.space_rope()
         for layer in self.layers:
-            x = layer(x, time_rope, space_rope)
+            x = self.run(layer, x, time_rope, space_rope)
         return x  # (B, T, H', W', D)

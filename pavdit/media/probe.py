@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pavdit.clip import DataError
+from pavdit.media.boxes import contradiction
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -165,8 +166,11 @@ def describe(container: InputContainer, path: Path) -> MediaInfo:
     """What an open container says about itself; leaves it at its beginning.
 
     Raises:
-        DataError: no video stream, no audio stream, or a stream without a size or rate.
+        DataError: no video stream, no audio stream, a stream without a size or rate, or an index that
+            contradicts itself.
     """
+    if "mov" in container.format.name and (wrong := contradiction(path)) is not None:
+        raise DataError(f"{path}: {wrong}")
     video, audio = video_stream(container, path), audio_stream(container, path)
     fps = video.average_rate or video.guessed_rate
     if not fps or not video.width or not video.height:

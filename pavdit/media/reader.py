@@ -57,11 +57,18 @@ def _stamped(
     """Frames with their times in seconds.
 
     Raises:
-        DataError: a damaged frame, or they do not cover [start, end).
+        DataError: a damaged frame, stamps that do not ascend, or they do not cover [start, end).
     """
     shown_to: Fraction | None = None
+    last: Fraction | None = None
     for frame in frames:
         time = time_of(frame, path)
+        if last is not None and time <= last:
+            raise DataError(
+                f"{path}: want frames in the order of their stamps, got {in_seconds(time)} s "
+                f"after {in_seconds(last)} s"
+            )
+        last = time
         if shown_to is None and time > start + CLOCK_SLACK_SECONDS:
             raise DataError(
                 f"{path}: want a frame at {in_seconds(start)} s, got the first one at {in_seconds(time)} s"

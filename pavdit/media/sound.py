@@ -24,10 +24,11 @@ MARGIN_SECONDS = Fraction(1, 100)
 STAMP_JITTER_SECONDS = Fraction(2, 1000)
 """Matroska rounds time stamps to 1 ms; lateness up to this is rounding, beyond it a hole."""
 LONGEST_HOLE_SECONDS = Fraction(1, 20)
-"""Joined recordings leave holes of some milliseconds, which are silence; a longer one is damage."""
+"""Joined recordings leave holes of some milliseconds, which are silence; more in one segment is damage, or a
+clock that runs at another speed than the samples."""
 
 
-def _samples(frame: AudioFrame, channel: Channel) -> np.ndarray:
+def samples_of(frame: AudioFrame, channel: Channel) -> np.ndarray:
     """One decoded frame as ``(S,)`` float32, full scale = 1, neither clipped nor scaled."""
     raw = frame.to_ndarray()
     if not frame.format.is_planar:
@@ -57,7 +58,7 @@ def _decode(
             if rate and frame.sample_rate != rate:
                 raise DataError(f"{path}: want one sample rate, got {rate} Hz, then {frame.sample_rate} Hz")
             rate = frame.sample_rate
-            chunks.append((time, _samples(frame, channel)))
+            chunks.append((time, samples_of(frame, channel)))
     return chunks, rate, clock
 
 
@@ -68,20 +69,21 @@ def _join(chunks: list[tuple[Fraction, np.ndarray]], rate: int, path: Path) -> t
     stamped late leaves a hole, which is silence (see the constants above).
 
     Raises:
-        DataError: a hole that is too long, or time stamps that go back by more than two frames.
+        DataError: holes that are too long together, or time stamps that go back by more than two frames.
     """
     start = chunks[0][0]
     parts: list[np.ndarray] = []
-    length = 0
+    length = hole = 0
     for time, samples in chunks:
         late = time - start - Fraction(length, rate)
-        if late > LONGEST_HOLE_SECONDS or -late > Fraction(2 * len(samples), rate):
+        if late + Fraction(hole, rate) > LONGEST_HOLE_SECONDS or -late > Fraction(2 * len(samples), rate):
             raise DataError(
                 f"{path}: want sound without gaps, got one of {in_seconds(late)} s at {in_seconds(time)} s"
             )
         if late > STAMP_JITTER_SECONDS:
             parts.append(np.zeros(round(late * rate), np.float32))
             length += len(parts[-1])
+            hole += len(parts[-1])
         parts.append(samples)
         length += len(samples)
     return start, np.concatenate(parts)

@@ -160,3 +160,16 @@ def refuse_gradients(op: str, *tensors: Tensor | None) -> None:
             f"torch.ops.pavdit.{op}: want inputs that need no gradient, got one that does; "
             f"call pavdit.ops.{op} instead"
         )
+
+
+def check_no_gradient(op: str, **tensors: Tensor | None) -> None:
+    """For ops that serve inference only.
+
+    Raises:
+        ValueError: gradients are recorded and an input needs one.
+    """
+    if not torch.is_grad_enabled():
+        return
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.requires_grad:
+            raise ValueError(f"{op}: want {name} that needs no gradient, got one that does")

@@ -57,8 +57,30 @@ def gated_residual_adaln(
         TypeError: a dtype is none of the above.
     """
     op = "gated_residual_adaln"
-    check_floating(op, x=x, y=y)
+    check_gated_residual(op, x, y, gate, shift, scale)
     check_number(op, "eps", eps)
+    given = (x, y, shift, scale) if gate is None else (x, y, gate, shift, scale)
+    if not native(op, *given):
+        residual = close_residual(x, y, gate)
+        return residual, adaln_modulate(residual, shift, scale, eps)
+    if gate is not None and gate.dtype != shift.dtype:  # the kernels read one dtype of modulation
+        gate, shift, scale = gate.float(), shift.float(), scale.float()
+    if torch.is_grad_enabled():
+        return _GatedResidualAdaln.apply(x, y, gate, shift, scale, eps)
+    residual, modulated, _ = torch.ops.pavdit.gated_residual_adaln(x, y, gate, shift, scale, eps)
+    return residual, modulated
+
+
+def check_gated_residual(
+    op: str, x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor
+) -> None:
+    """x and y are of one shape, modulation is beside them and its groups divide the frames.
+
+    Raises:
+        ValueError: a shape or a device does not fit.
+        TypeError: a dtype or a type does not.
+    """
+    check_floating(op, x=x, y=y)
     if x.ndim != 4 or y.shape != x.shape:
         raise ValueError(
             f"{op}: want x and y (B,F,N,D) of one shape, got {tuple(x.shape)} and {tuple(y.shape)}"
@@ -71,16 +93,6 @@ def gated_residual_adaln(
         raise ValueError(f"{op}: want scale {tuple(shift.shape)} as shift, got {tuple(scale.shape)}")
     if shift.dtype != scale.dtype:
         raise TypeError(f"{op}: want scale {shift.dtype} as shift, got {scale.dtype}")
-    given = (x, y, shift, scale) if gate is None else (x, y, gate, shift, scale)
-    if not native(op, *given):
-        residual = _residual(x, y, gate)
-        return residual, adaln_modulate(residual, shift, scale, eps)
-    if gate is not None and gate.dtype != shift.dtype:  # the kernels read one dtype of modulation
-        gate, shift, scale = gate.float(), shift.float(), scale.float()
-    if torch.is_grad_enabled():
-        return _GatedResidualAdaln.apply(x, y, gate, shift, scale, eps)
-    residual, modulated, _ = torch.ops.pavdit.gated_residual_adaln(x, y, gate, shift, scale, eps)
-    return residual, modulated
 
 
 def _check_groups(op: str, name: str, tensor: Tensor, x: Tensor) -> None:
@@ -91,7 +103,7 @@ def _check_groups(op: str, name: str, tensor: Tensor, x: Tensor) -> None:
         raise ValueError(f"{op}: want {name} with G dividing F = {frames}, got G = {tensor.shape[1]}")
 
 
-def _residual(x: Tensor, y: Tensor, gate: Tensor | None) -> Tensor:
+def close_residual(x: Tensor, y: Tensor, gate: Tensor | None) -> Tensor:
     """``x + gate * y`` in float32, rounded once."""
     if gate is None:
         return x + y
@@ -106,14 +118,14 @@ def gated_residual_adaln_reference(
     x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """The op in plain PyTorch."""
-    residual = _residual(x, y, gate)
+    residual = close_residual(x, y, gate)
     return residual, adaln_modulate_reference(residual, shift, scale, eps)
 
 
 def _forward_raw(
     x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    residual = _residual(x, y, gate).contiguous()
+    residual = close_residual(x, y, gate).contiguous()
     modulated, stats = forward_with_stats(residual, shift, scale, eps)
     return residual, modulated.contiguous(), stats
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pavdit.nn.frame_attention import FrameAttention
 from pavdit.nn.rope import RopeTable
-from pavdit.ops import axis_attention, block_attention, gated_residual_adaln, linear_gelu
+from pavdit.ops import axis_attention, gated_residual_adaln, linear_gelu
 
 
 class SelfAttention(nn.Module):
@@ -29,14 +33,13 @@ class SelfAttention(nn.Module):
 class SpatialAttention(SelfAttention):
     """Every frame of P attends inside itself: N tokens a problem (256 at 256 x 256)."""
 
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__(width, num_heads)
+        self.inside = FrameAttention()
+
     def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        # without RoPE the order inside a block means nothing, so a frame is a block of one row
-        q, k, v = self.project(x).unsqueeze(2).unbind(4)  # (B, G, 1, N, A, E) each, views
-        valid = None if valid is None else valid.unsqueeze(2)
-        x = block_attention(
-            q, k, v, (1, 1, q.shape[3]), valid=valid, q_weight=self.q_weight, k_weight=self.k_weight
-        )
-        return self.proj(x.squeeze(2).flatten(-2))  # (B, G, N, D)
+        x = self.inside(self.project(x), valid, self.q_weight, self.k_weight)
+        return self.proj(x.flatten(-2))  # (B, G, N, D)
 
 
 class TemporalAttention(SelfAttention):
@@ -108,10 +111,16 @@ class Block(nn.Module):
         attention: `SpatialAttention` or `TemporalAttention`.
         num_heads: A, of the cross-attention.
         mlp_ratio: width of the MLP's hidden layer over D.
+
+    Attributes:
+        norm: closes a residual and prepares the input of attention and MLP.
     """
+
+    norm: Callable[..., Any]
 
     def __init__(self, width: int, attention: SelfAttention, num_heads: int, mlp_ratio: int) -> None:
         super().__init__()
+        self.norm = gated_residual_adaln
         self.table = nn.Parameter(torch.randn(6, width) / width**0.5)
         self.attention = attention
         self.cross = CrossAttention(width, num_heads)
@@ -136,18 +145,53 @@ class Block(nn.Module):
             modulation: ``(B or 1, F, 6, D)``, `table` already added: shift, scale, gate of the attention,
                 then of the MLP.
             keys_values: ``(2, B, A, M, E)``, from `CrossAttention.keys_values`.
-            bias: ``(B, 1, 1, M)`` or None.
+            bias: ``(B, 1 or A, 1, M)`` or None.
             valid: ``(1, G, N)`` bool, False on padding tokens, or None.
 
         Returns:
             x, y and gate for the next block.
         """
-        # (B or 1, F, D) each
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.unbind(2)
-        x, h = gated_residual_adaln(x, y, gate, shift_msa, scale_msa)
-        x = add_gated(x, self.attention(h, valid), gate_msa)
-        x, h = gated_residual_adaln(x, self.cross(x, keys_values, bias), None, shift_mlp, scale_mlp)
-        return x, self.mlp(h), gate_mlp
+        x = self.attend(x, y, gate, modulation, valid)
+        y = self.cross(x, keys_values, bias)
+        return *self.transform(x, y, modulation), modulation.select(2, 5)
+
+    def attend(self, x: Tensor, y: Tensor, gate: Tensor, modulation: Tensor, valid: Tensor | None) -> Tensor:
+        """The pending residual and self-attention; arguments as in `forward`."""
+        shift, scale, gate_msa = modulation[:, :, :3].unbind(2)  # (B or 1, F, D) each
+        x, h = self.norm(x, y, gate, shift, scale)
+        return add_gated(x, self.attention(h, valid), gate_msa)  # (B, G, N, D)
+
+    def transform(self, x: Tensor, y: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor]:
+        """What cross-attention gave, `y`, is added, and the MLP leaves its own result pending."""
+        shift, scale = modulation[:, :, 3:5].unbind(2)
+        x, h = self.norm(x, y, None, shift, scale)
+        return x, self.mlp(h)
+
+    def compile_parts(self, backend: str) -> None:
+        """Compile what stands before and behind the cross-attention.
+
+        The cross-attention itself is two GEMMs and a library's attention, in which a compiler finds nothing
+        to do. Outside, it makes the codes independent of the text's length and of its mask: with no mask the
+        library takes its fastest kernel, and no second code is needed for that.
+        """
+        self.attend = compiled_part(self.attend, backend)  # type: ignore[method-assign]
+        self.transform = compiled_part(self.transform, backend)  # type: ignore[method-assign]
+
+
+Part = TypeVar("Part", bound=Callable[..., object])
+
+
+def compiled_part(part: Part, backend: str) -> Part:
+    """A function of ``(x, y, ...)`` compiled for a batch of 1 and for all larger ones."""
+    compiled = torch.compile(part, fullgraph=True, backend=backend)
+
+    def call(x: Tensor, y: Tensor, *others: Tensor | None) -> object:
+        if x.shape[0] > 1:  # said before the compiler guesses from the first batch that it sees
+            torch._dynamo.maybe_mark_dynamic(x, 0)
+            torch._dynamo.maybe_mark_dynamic(y, 0)
+        return compiled(x, y, *others)
+
+    return cast(Part, call)
 
 
 def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:

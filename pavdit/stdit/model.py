@@ -13,12 +13,12 @@ from pavdit.config import TASKS, STDiTConfig
 from pavdit.latents import PlaneLayout
 from pavdit.nn.rope import rope_table
 from pavdit.ops import gated_residual_adaln
-from pavdit.stdit.block import Block, SpatialAttention, TemporalAttention
+from pavdit.stdit.block import Block, SpatialAttention, TemporalAttention, add_gated
 from pavdit.stdit.embed import PATCH, CaptionProjection, LatentEmbedder, ScalarEmbedder, unpatchify
 
 TASK_STD = 0.02
 RECOMPILE_LIMIT = 64
-"""Room for eight models of different sizes in one process."""
+"""Room for sixteen models of different sizes in one process."""
 PLANE_STD = 0.5**0.5
 """As strong as the sin-cos positions. At 0.02 the planes look alike for too long: `tiny` on eight smooth
 random latents, mean squared error over steps 150 to 200: 0.20 at 0.02, 0.11 at this value (one seed)."""
@@ -30,7 +30,8 @@ class Condition:
 
     Attributes:
         keys_values: of every block, ``(2, B, A, 1 + N, E)``: the task token, then the caption.
-        bias: ``(B, 1, 1, 1 + N)``, -inf on padding; None where there is none.
+        bias: ``(1 or L, B, 1 or A, 1, 1 + N)``, -inf on padding, a row for all blocks or one a block; None
+            where there is none.
         vector: ``(B, D)``, task and frame rate, added to the timestep embedding.
         positions: ``(G, N, D)``, where every token lies, in the dtype of the weights.
     """
@@ -39,6 +40,10 @@ class Condition:
     bias: Tensor | None
     vector: Tensor
     positions: Tensor
+
+    def bias_of(self, block: int) -> Tensor | None:
+        """``(B, 1 or A, 1, 1 + N)``, that of a block."""
+        return None if self.bias is None else self.bias[block if self.bias.shape[0] > 1 else 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,22 @@ class Modulation:
         return Modulation(self.tables[index : index + 1])
 
 
+@dataclass(frozen=True, slots=True)
+class BlockReuse:
+    """What a range of blocks adds to the tokens, kept from one step for others (Delta-DiT, Chen et al., arXiv
+    2406.01125).
+
+    Attributes:
+        blocks: the range, not empty.
+        residual: ``(B, G, N, D)`` in the dtype of the weights.
+        fresh: the blocks are computed and `residual` is written; else it is read in their place.
+    """
+
+    blocks: range
+    residual: Tensor
+    fresh: bool
+
+
 class STDiT(nn.Module):
     """Velocity of P given time, text, task and frame rate.
 
@@ -67,6 +88,9 @@ class STDiT(nn.Module):
         config: sizes.
         layout: where the planes lie in P.
         latent_channels: C.
+
+    Attributes:
+        form: names the arithmetic, see `pavdit.stdit.fast`.
     """
 
     blocks: Sequence[Block]  # an nn.ModuleList, which does not say what it holds
@@ -89,23 +113,20 @@ class STDiT(nn.Module):
         self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.final_table = nn.Parameter(torch.randn(2, width) / width**0.5)
         self.final = nn.Linear(width, latent_channels * PATCH * PATCH)
-        self.compiled = False
+        self.form = "exact"
         self._initialise()
 
     def compile_blocks(self, backend: str = "inductor") -> None:
-        """Compile the blocks, one code for all of a kind; other batches and text lengths compile nothing new.
-
-        Batch 1 and all larger ones have a code each, with and without a mask over the text.
+        """Compile the blocks, for batch 1 and for all larger ones; nothing else compiles anything new.
 
         Args:
             backend: of ``torch.compile``.
         """
-        # two kinds, two batch forms, two mask forms: eight codes of one function, where dynamo gives up at 8
+        # of `Block.attend` there are two kinds and two batch forms in every model; dynamo gives up at 8
         config = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, RECOMPILE_LIMIT)
         for block in self.blocks:
-            block.compile(fullgraph=True, backend=backend)
-        self.compiled = True
+            block.compile_parts(backend)
 
     def forward(
         self,
@@ -156,7 +177,7 @@ class STDiT(nn.Module):
             # the null caption fills its bucket
             seen = text_mask if drop_text is None else text_mask | drop_text[:, None]
             bias = torch.zeros_like(seen, dtype=torch.float32).masked_fill(~seen, -torch.inf)
-            bias = functional.pad(bias, (1, 0))[:, None, None].to(tokens.dtype)  # (B, 1, 1, 1 + N)
+            bias = functional.pad(bias, (1, 0))[None, :, None, None].to(tokens.dtype)  # (1, B, 1, 1, 1 + N)
         keys_values = tuple(block.cross.keys_values(tokens) for block in self.blocks)
         positions = self.embed.positions().to(self.embed.proj.weight.dtype)
         return Condition(keys_values, bias, task_vector + self.fps(fps), positions)
@@ -192,7 +213,9 @@ class STDiT(nn.Module):
         last = torch.cat([final, torch.ones_like(blocks[:, :, 0, :4])], dim=2)[:, :, None]
         return Modulation(torch.cat([blocks, last.to(blocks.dtype)], dim=2))
 
-    def velocity(self, latent: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
+    def velocity(
+        self, latent: Tensor, modulation: Modulation, condition: Condition, reuse: BlockReuse | None = None
+    ) -> Tensor:
         """The network proper: P ``(B, C, G, rows, columns)`` to its velocity."""
         layout = self.layout
         batch = condition.keys_values[0].shape[1]
@@ -200,20 +223,39 @@ class STDiT(nn.Module):
         if latent.shape != want:
             raise ValueError(f"stdit: want latent {want}, got {tuple(latent.shape)}")
         y = self.embed(latent)  # (B, G, N, D)
-        if self.compiled:
-            y = y.clone()  # a linear layer gives a view, the later blocks get none: two codes instead of one
         # positions + 1 * patches is the first pending residual, so that the first block is like all others
         x = condition.positions.to(y.dtype).expand_as(y).contiguous()
         *tables, last = modulation.tables.unbind(2)
-        shift, scale, *_, gate = last.unbind(2)
-        for block, table, keys_values in zip(self.blocks, tables, condition.keys_values, strict=True):
-            if self.compiled:
-                mark_dynamic(batch, x, y, keys_values, condition.bias)
-            x, y, gate = block(x, y, gate, table, keys_values, condition.bias, self.embed.token_valid)
-        _, x = gated_residual_adaln(x, y, gate, shift, scale)  # (B, G, N, D)
+        shift, scale, *_, ones = last.unbind(2)
+        state, every = (x, y, ones), range(len(self.blocks))
+        if reuse is None:
+            state = self._through(every, state, tables, condition)
+        else:
+            state = self._through(every[: reuse.blocks.start], state, tables, condition)
+            before = add_gated(*state)
+            if reuse.fresh:
+                state = self._through(reuse.blocks, state, tables, condition)
+                reuse.residual.copy_(add_gated(*state) - before)
+            else:
+                state = before, reuse.residual, ones
+            state = self._through(every[reuse.blocks.stop :], state, tables, condition)
+        _, x = gated_residual_adaln(*state, shift, scale)  # (B, G, N, D)
         velocity = unpatchify(self.final(x), layout.rows).to(latent.dtype)  # (B, C, G, rows, columns)
         valid = self.embed.cell_valid
         return velocity if valid is None else velocity.masked_fill(~valid, 0.0)
+
+    def _through(
+        self,
+        indices: range,
+        state: tuple[Tensor, Tensor, Tensor],
+        tables: Sequence[Tensor],
+        condition: Condition,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Some blocks; `state` is ``(x, y, gate)``, its last residual pending, before and after."""
+        for i in indices:
+            text = condition.keys_values[i], condition.bias_of(i)
+            state = self.blocks[i](*state, tables[i], *text, self.embed.token_valid)
+        return state
 
     def _check_condition(
         self, text: Tensor, text_mask: Tensor | None, drop_text: Tensor | None, task: Tensor, fps: Tensor
@@ -246,12 +288,3 @@ class STDiT(nn.Module):
                 closed += [block.attention.proj, block.mlp.fc2]
         for linear in closed:
             nn.init.zeros_(linear.weight)
-
-
-def mark_dynamic(batch: int, x: Tensor, y: Tensor, keys_values: Tensor, bias: Tensor | None) -> None:
-    """Say which sizes of a block's arguments change from call to call, before the compiler guesses."""
-    axes = [(keys_values, 3)] + ([] if bias is None else [(bias, 3)])
-    if batch > 1:
-        axes += [(x, 0), (y, 0), (keys_values, 1)] + ([] if bias is None else [(bias, 0)])
-    for tensor, axis in axes:
-        torch._dynamo.maybe_mark_dynamic(tensor, axis)

@@ -48,6 +48,9 @@ class TextEncoder(Protocol):
     dim: int
     """Width of its tokens."""
 
+    class_names: tuple[str, ...]
+    """The only prompts that it knows; empty: it takes any text."""
+
     def encode(self, prompts: list[str]) -> TextTokens:
         """Encode one prompt per clip.
 

@@ -1,29 +1,52 @@
-"""Stage 1: train MDSA to reconstruct (PAV-DiT eq. 10 to 12 with gamma = 0)."""
+"""Train MDSA (PAV-DiT eq. 10 to 12): its first stage reconstructs, its second adds KL and discriminators."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
 from pavdit.config import RunConfig
-from pavdit.data.loader import Batch, Clips, batches, collate, open_clips
+from pavdit.data.clips import Clips, open_clips
+from pavdit.data.loader import Batch, batches, collate
+from pavdit.mdsa.adversarial import discriminator_terms, generator_terms
 from pavdit.mdsa.autoencoder import MDSA
-from pavdit.mdsa.loss import draw_frames, mdsa_loss
-from pavdit.mdsa.streams import draw_stream_masks
-from pavdit.metrics.signal import psnr
-from pavdit.train.examples import Analyser, batch_indices, in_order, mean_clip, step_generator
+from pavdit.mdsa.bottleneck import draw_noise
+from pavdit.mdsa.discriminator import Discriminators
+from pavdit.mdsa.loss import Distance, draw_frames, gradient_l1, mdsa_loss
+from pavdit.mdsa.streams import StreamMasks, draw_stream_masks
+from pavdit.nn.recompute import recompute_layers
+from pavdit.train.examples import Analyser, Examples, batch_indices, in_order, mean_clip, step_generator
+from pavdit.train.parallel import WHOLE, Part
+from pavdit.train.perceptual import perceptual_distance
+from pavdit.train.reconstruction import reconstruction_psnr, show_reconstructions
+from pavdit.train.shown import Shown
 
 VALIDATION_BATCH = 8
 
 CALIBRATION_CLIPS = 64
 """Training clips, drawn by the seed, whose level and contrast the untrained model begins at."""
 
+SHOWN_CLIPS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What the discriminators learn from of a part: clips, their detached reconstructions, what counts."""
+
+    examples: Examples
+    video: Tensor
+    audio: Tensor
+    frames: Tensor
+    masks: StreamMasks
+    counts: tuple[Tensor, Tensor]
+
 
 class AutoencoderStage:
-    """Reconstruction of clips, with stream dropout.
+    """Reconstruction of clips, with stream dropout; with a `train.first_stage`, against discriminators.
 
     Args:
         config: the run.
@@ -31,33 +54,47 @@ class AutoencoderStage:
         held_out: clips to validate on; where there are none, the training clips serve, and the names of the
             measures say so.
         device: of the model.
+        perceptual: distance of pictures.
     """
 
-    def __init__(self, config: RunConfig, train: Clips, held_out: Clips, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        train: Clips,
+        held_out: Clips,
+        device: torch.device,
+        perceptual: Distance = gradient_l1,
+    ) -> None:
         self.config, self.train, self.device = config, train, device
         self.validation, self.split = (held_out, "held_out") if len(held_out) else (train, "train")
         self.model = MDSA(config.model).to(device)
         self._calibrate()
+        recompute_layers(self.model, config.train.gradient_checkpointing)
+        mdsa, self.perceptual = config.model.mdsa, perceptual
+        second = config.train.first_stage is not None
+        self.kl_target = mdsa.kl_target if second and mdsa.kl else None
+        self.adversary = Discriminators(config.model).to(device) if second and mdsa.adversarial else None
+        self.judged: dict[int, _Judged] = {}
         self.frozen: Mapping[str, Mapping[str, Tensor]] = {}
         self.analyse = Analyser(config.model, train)
         self.batches: Iterator[Batch] = iter(())
-        self.next_step = -1
+        self.next = (-1, 0)
         self.mean: tuple[Tensor, Tensor] | None = None
 
     @classmethod
     def open(
         cls, config: RunConfig, device: torch.device, console: Console
     ) -> tuple[RunConfig, AutoencoderStage]:
-        """Find the clips of a run.
+        """Find the clips of a run, and the weights of its perceptual term.
 
         Raises:
             DataError: a file cannot be used.
         """
         train, held_out = open_clips(config.data, config.model.clip)
+        console.print(train.summary)
         console.print(f"{len(train)} clips to train on, {len(held_out)} held out")
-        if config.train.perceptual_weight > 0:
-            console.print("perceptual loss: multi-scale gradient L1, as there is no LPIPS trunk")
-        return config, cls(config, train, held_out, device)
+        perceptual = perceptual_distance(config, device, console)
+        return config, cls(config, train, held_out, device, perceptual)
 
     def _calibrate(self) -> None:
         """Begin at the level and contrast of the clips; weights of a checkpoint replace this."""
@@ -67,56 +104,101 @@ class AutoencoderStage:
         examples = Analyser(self.config.model)(collate(clips), self.device)
         self.model.calibrate(examples.video, examples.mel)
 
-    def loss(self, step: int) -> dict[str, Tensor]:
-        """Terms of the reconstruction loss of update `step`.
+    def loss(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
+        """Terms of eq. 10 for a part of update `step`.
 
         Raises:
             DataError: a clip cannot be read.
         """
-        train, model = self.config.train, self.config.model
-        examples = self.analyse(self._batch(step), self.device)
-        random = step_generator(train.seed, step)
-        masks = draw_stream_masks(train.batch_size, model.mdsa.stream_dropout, random).to(self.device)
-        frames = draw_frames(train.batch_size, model.clip.num_frames, random).to(self.device)
-        output = self.model(examples.video, examples.mel, masks)
-        return mdsa_loss(
+        train, mdsa, clip = self.config.train, self.config.model.mdsa, self.config.model.clip
+        examples = self.analyse(self._batch(step, part), self.device)
+        random, rows = step_generator(train.seed, step), part.rows(train.batch_size)
+        all_masks = draw_stream_masks(train.batch_size, mdsa.stream_dropout, random)
+        frames = draw_frames(train.batch_size, clip.num_frames, random)[rows].to(self.device)
+        masks = all_masks.rows(rows).to(self.device)
+        video_count, audio_count = (
+            (has.sum().clamp(min=1) * part.share).to(self.device)
+            for has in (all_masks.has_video, all_masks.has_audio)
+        )
+        counts = video_count, audio_count
+        noise = None
+        if self.kl_target == "latent":
+            noise_v, noise_a = (
+                draw_noise(train.batch_size, mdsa.latent_channels, self.config.model.grid, random).map(
+                    lambda plane: plane[rows].to(self.device, non_blocking=True)
+                )
+                for _ in range(2)
+            )
+            noise = noise_v, noise_a
+        output = self.model(examples.video, examples.mel, masks, noise)
+        terms = mdsa_loss(
             output,
             examples.video,
             examples.mel,
             frames,
             masks,
+            counts,
             perceptual_weight=train.perceptual_weight,
+            perceptual=self.perceptual,
             l1_beta=train.l1_beta,
+            kl_target=self.kl_target,
         )
-
-    def _batch(self, step: int) -> Batch:
-        if step != self.next_step:  # the first update, or the first after resuming
-            train, data = self.config.train, self.config.data
-            self.batches = batches(
-                self.train,
-                train.batch_size,
-                seed=train.seed,
-                start_step=step,
-                num_workers=train.num_workers,
-                flip_probability=data.flip_probability,
+        if self.adversary is not None and step >= train.disc_start:  # gamma of eq. 12
+            with torch.no_grad():
+                real = self.adversary(examples.video, examples.mel, frames)
+            fake = self.adversary(output.video, output.audio, frames)
+            terms |= generator_terms(real, fake, masks, counts)
+            terms["loss"] = terms["loss"] + terms["adversarial"]
+            self.judged[part.index] = _Judged(
+                examples, output.video.detach(), output.audio.detach(), frames, masks, counts
             )
-        self.next_step = step + 1
+        return terms
+
+    def adversary_loss(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
+        """The discriminators' loss on the clips and reconstructions of `loss`, part by part."""
+        if self.adversary is None or step < self.config.train.disc_start:
+            return {}
+        judged = self.judged.pop(part.index)
+        real = self.adversary(judged.examples.video, judged.examples.mel, judged.frames)
+        fake = self.adversary(judged.video, judged.audio, judged.frames)
+        return discriminator_terms(real, fake, judged.masks, judged.counts)
+
+    def clip_names(self, step: int) -> tuple[str, ...]:
+        """The clips of update `step`."""
+        return next(self._batches(step, WHOLE)).names
+
+    def _batch(self, step: int, part: Part) -> Batch:
+        if (step, part.index) != self.next:  # the first update, or the first after resuming
+            self.batches = self._batches(step, part)
+            for _ in range(part.index):
+                next(self.batches)
+        self.next = (step, part.index + 1) if part.index + 1 < part.count else (step + 1, 0)
         with torch.random.fork_rng(devices=[]):  # a new loader draws from the global generator
             return next(self.batches)
 
-    @torch.no_grad()
+    def _batches(self, step: int, part: Part) -> Iterator[Batch]:
+        train, data = self.config.train, self.config.data
+        return batches(
+            self.train,
+            train.batch_size,
+            seed=train.seed,
+            start_step=step,
+            parts=part.count,
+            rank=part.rank,
+            world_size=part.ranks,
+            num_workers=train.num_workers,
+            flip_probability=data.flip_probability,
+        )
+
     def validate(self, model: nn.Module) -> dict[str, float]:
         """PSNR of frames and of mel images, in dB, and of the training set's mean clip on the same clips."""
         self.mean = self.mean or mean_clip(self.train, self.config.model)
-        measured: dict[str, list[Tensor]] = {}
-        for examples in in_order(self.validation, VALIDATION_BATCH, self.config.model, self.device):
-            output = model(examples.video, examples.mel)
-            for name, got, mean, want in (
-                ("video", output.video, self.mean[0], examples.video),
-                ("mel", output.audio, self.mean[1], examples.mel),
-            ):
-                measured.setdefault(f"{name}_psnr_db", []).append(psnr(got.clamp(-1, 1), want, peak=2.0))
-                measured.setdefault(f"mean_clip_{name}_psnr_db", []).append(
-                    psnr(mean.to(want).expand_as(want), want, peak=2.0)
-                )
-        return {f"{self.split}_{name}": torch.cat(values).mean().item() for name, values in measured.items()}
+        sets = in_order(self.validation, VALIDATION_BATCH, self.config.model, self.device)
+        measured = reconstruction_psnr(model, sets, self.mean)
+        return {f"{self.split}_{name}": value for name, value in measured.items()}
+
+    def show(self, model: nn.Module) -> Shown:
+        """The first clips of the validation beside their reconstructions."""
+        clips = [self.validation.read(i) for i in range(min(len(self.validation), SHOWN_CLIPS))]
+        examples = Analyser(self.config.model)(collate(clips), self.device)
+        return show_reconstructions(model, clips, examples, self.config.model)

@@ -7,6 +7,7 @@ never written again, and the latest is the highest step whose manifest verifies.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from pavdit.clip import DataError
 from pavdit.config import ModelConfig, RunConfig, one_line
-from pavdit.train.files import FileRecord, file_record, fsync_directory, write_json, write_tensors
+from pavdit.files import FileRecord, file_record, fsync_directory, write_json, write_tensors
 
 FORMAT = "pavdit/1"
 
@@ -40,14 +41,20 @@ class Checkpoint:
         step: updates done.
         config: the resolved configuration of its run.
         state: the JSON state that the trainer left.
-        model_hash: names the averaged weights: 12 hex digits of each model, the autoencoder's first.
+        files: what the manifest says of each file.
     """
 
     path: Path
     step: int
     config: RunConfig
     state: dict[str, Any]
-    model_hash: str
+    files: Mapping[str, FileRecord]
+
+    @property
+    def model_hash(self) -> str:
+        """Names the averaged weights: 12 hex digits of each model, the autoencoder's first."""
+        names = ("autoencoder.safetensors", "ema.safetensors")
+        return "+".join(self.files[name].sha256[:12] for name in names if name in self.files)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Read ``NAME.safetensors`` into CPU memory.
@@ -78,9 +85,8 @@ def save(
     tensors: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, Any],
     config: RunConfig,
-    linked: Mapping[str, Path] | None = None,
 ) -> Path:
-    """Commit a checkpoint.
+    """Write and commit a checkpoint.
 
     Args:
         run_dir: directory of the run.
@@ -88,7 +94,6 @@ def save(
         tensors: file stem to named tensors.
         state: anything JSON.
         config: resolved configuration of the run.
-        linked: file stem to a safetensors file that never changes; hard-linked where possible, else copied.
 
     Returns:
         The committed directory.
@@ -97,41 +102,59 @@ def save(
         FileExistsError: this step is committed already.
         OSError: the disk is full; earlier checkpoints are untouched and nothing of this one remains.
     """
+    return commit(begin(run_dir, step), step, tensors=tensors, state=state, config=config)
+
+
+def begin(run_dir: Path, step: int) -> Path:
+    """An empty directory to write files of a checkpoint into, before `commit`.
+
+    Raises:
+        FileExistsError: this step is committed already.
+    """
     final = step_directory(run_dir, step)
     if final.exists():
         raise FileExistsError(f"{final}: want a step that is not saved yet, got a directory")
     temporary = run_dir / f".tmp-{final.name}-{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    return temporary
+
+
+def commit(
+    temporary: Path,
+    step: int,
+    *,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    config: RunConfig,
+) -> Path:
+    """Add the rest, and the manifest of all files, then give the directory its name; see `save`."""
+    run_dir = temporary.parent
     try:
-        temporary.mkdir(parents=True)
         files: dict[str, FileRecord] = {}
+        for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
+            files[str(path.relative_to(temporary))] = file_record(path)
+            fsync_directory(path.parent)
         for stem, named in tensors.items():
             name = f"{stem}.safetensors"
             files[name] = write_tensors(temporary / name, named)
-        for stem, source in (linked or {}).items():
-            name = f"{stem}.safetensors"
-            files[name] = _link_or_copy(source, temporary / name)
         files["config.json"] = write_json(temporary / "config.json", config.model_dump(mode="json"))
         files["state.json"] = write_json(temporary / "state.json", dict(state))
         records = {name: {"size": r.size, "sha256": r.sha256} for name, r in files.items()}
-        write_json(temporary / "manifest.json", {"format": FORMAT, "step": step, "files": records})
+        manifest = {"format": FORMAT, "step": step, "files": records}
+        write_json(temporary / "manifest.json", manifest | {"sha256": _digest(manifest)})
         fsync_directory(temporary)
-        temporary.rename(final)
+        temporary.rename(step_directory(run_dir, step))
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     fsync_directory(run_dir)
-    return final
+    return step_directory(run_dir, step)
 
 
-def _link_or_copy(source: Path, target: Path) -> FileRecord:
-    try:
-        target.hardlink_to(source)
-    except OSError:  # the file system has no hard links
-        shutil.copyfile(source, target)
-        with target.open("rb") as file:
-            os.fsync(file.fileno())
-    return file_record(target)
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """Of what the manifest says, so that a flipped bit of it does not pass."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -168,28 +191,26 @@ def _open(path: Path) -> Checkpoint:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         got = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
         raise CheckpointError(f"{path}/manifest.json: want format {FORMAT}, got {got}")
-    digests = []
-    for name, record in sorted(manifest["files"].items()):
+    if manifest.pop("sha256", None) != _digest(manifest):
+        raise CheckpointError(f"{path}/manifest.json: want the sha256 of what it says, got another")
+    files = {name: FileRecord(**record) for name, record in manifest["files"].items()}
+    for name, want in sorted(files.items()):
         try:
             got = file_record(path / name)
         except OSError as error:
             raise CheckpointError(
                 f"{path / name}: want the file of the manifest, got {error.strerror}"
             ) from None
-        want = FileRecord(**record)
         if got != want:
             raise CheckpointError(
                 f"{path / name}: want {want.size} bytes with sha256 {want.sha256[:12]}…, "
                 f"got {got.size} bytes with {got.sha256[:12]}…"
             )
-        if name in ("ema.safetensors", "autoencoder.safetensors"):
-            digests.append(got.sha256)
     try:
         config = RunConfig.model_validate(_read_json(path / "config.json"))
     except ValidationError as error:
         raise CheckpointError(f"{path}/config.json: {one_line(error)}") from None
-    model_hash = "+".join(digest[:12] for digest in digests)
-    return Checkpoint(path, manifest["step"], config, _read_json(path / "state.json"), model_hash)
+    return Checkpoint(path, manifest["step"], config, _read_json(path / "state.json"), files)
 
 
 def _read_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
@@ -262,11 +283,12 @@ def architecture(model: ModelConfig, part: str) -> dict[str, Any]:
         part: ``autoencoder`` or ``generator`` (which includes the autoencoder).
     """
     tree = model.model_dump(mode="json")
-    for training_only in ("stream_dropout", "kl", "kl_target", "adversarial"):
+    for training_only in ("stream_dropout", "kl", "kl_target", "adversarial", "discriminator"):
         del tree["mdsa"][training_only]
     sections = ("clip", "mel", "mdsa") + (("stdit", "text") if part == "generator" else ())
     flat = {f"{section}.{key}": value for section in sections for key, value in tree[section].items()}
-    flat.pop("text.dropout", None)
+    for no_weight in ("text.dropout", "text.path"):  # `text.weights` names a language model wherever it lies
+        flat.pop(no_weight, None)
     return flat
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 
-def ema_decay(decay: float, num_updates: int) -> float:
+def ema_decay(decay: float, num_updates: Tensor) -> Tensor:
     """Decay of update `num_updates` (from 0): low at first, so that the initial weights are forgotten."""
-    return min(decay, (1 + num_updates) / (10 + num_updates))
+    return ((1 + num_updates) / (10 + num_updates)).clamp(max=decay)
 
 
 class Ema:
@@ -18,20 +18,41 @@ class Ema:
 
     Attributes:
         model: the average, in eval mode, without gradients.
-        num_updates: updates so far.
+        num_updates: updates so far, 0-d float64 on the model's device.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
-        self.num_updates = 0
+        device = next(model.parameters()).device
+        self.num_updates = torch.zeros((), dtype=torch.float64, device=device)
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards `model`: ``ema += (1 - decay) * (weight - ema)``."""
-        weight = 1.0 - ema_decay(self.decay, self.num_updates)
-        averages: list[Tensor] = list(self.model.parameters())
-        torch._foreach_lerp_(averages, [p.detach() for p in model.parameters()], weight)
+    def update(self, model: nn.Module, refused: Tensor) -> None:
+        """Move the average towards `model`, ``ema += (1 - decay) * (weight - ema)``, unless `refused` is 1.
+
+        This is gradient ascent with weight decay 1 where the weights stand as the gradient:
+        ``ema - lr * (ema - weight)``. So torch's fused SGD does it, in one pass over all tensors, with the
+        rate and the gate (``found_inf``) on the device.
+
+        Args:
+            model: what is averaged.
+            refused: 0-d float32 on the device.
+        """
+        weight = (1.0 - ema_decay(self.decay, self.num_updates)).float()
+        torch._fused_sgd_(
+            list(self.model.parameters()),
+            [p.detach() for p in model.parameters()],
+            [],
+            weight_decay=1.0,
+            momentum=0.0,
+            lr=weight,
+            dampening=0.0,
+            nesterov=False,
+            maximize=True,
+            is_first_step=False,
+            found_inf=refused,
+        )
         for average, buffer in zip(self.model.buffers(), model.buffers(), strict=True):
-            average.copy_(buffer)
-        self.num_updates += 1
+            average.copy_(torch.where(refused.bool(), average, buffer))
+        self.num_updates += 1.0 - refused

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pavdit.audio.mel import mel_images
 from pavdit.config import ModelConfig
-from pavdit.data.loader import Batch, Clips, collate
+from pavdit.data.clips import Clips
+from pavdit.data.loader import Batch, collate
 
 CACHE_BYTES = 1 << 30
 """Mel images of a set that take no more than this are computed once."""
@@ -25,11 +26,13 @@ class Examples:
         video: ``(B, 3, T, H, W)`` float32 in [-1, 1].
         mel: ``(B, 1, T, M, L)`` float32 in [-1, 1].
         labels: class names, empty where a clip has none.
+        names: where each clip came from.
     """
 
     video: Tensor
     mel: Tensor
     labels: tuple[str, ...]
+    names: tuple[str, ...]
 
 
 class Analyser:
@@ -48,7 +51,8 @@ class Analyser:
 
     def __call__(self, batch: Batch, device: torch.device) -> Examples:
         """Analyse the sound and move all to `device`."""
-        return Examples(batch.video.to(device, non_blocking=True), self._mel(batch).to(device), batch.labels)
+        video, mel = batch.video.to(device, non_blocking=True), self._mel(batch).to(device)
+        return Examples(video, mel, batch.labels, batch.names)
 
     def _mel(self, batch: Batch) -> Tensor:
         if self.known is None:
@@ -84,12 +88,12 @@ def mean_clip(clips: Clips, config: ModelConfig) -> tuple[Tensor, Tensor]:
 _DRAWS, _ORDER = 0, 1  # keep the streams of random numbers apart
 
 
-def step_generator(seed: int, step: int, stream: int = _DRAWS) -> torch.Generator:
+def step_generator(seed: int, step: int, *stream: int) -> torch.Generator:
     """All randomness of update `step`: what was drawn before does not matter, so resuming draws the same.
 
     The numbers are hashed into 32 bits, which is all that torch's CPU generator takes of a seed.
     """
-    [state] = np.random.SeedSequence([seed, step, stream]).generate_state(1)
+    [state] = np.random.SeedSequence([seed, step, *(stream or (_DRAWS,))]).generate_state(1)
     return torch.Generator().manual_seed(int(state))
 
 

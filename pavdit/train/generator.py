@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
-from pavdit.config import TASKS, ConfigError, ModelConfig, RunConfig
-from pavdit.data.loader import Clips, open_clips
-from pavdit.flow.path import draw_noise, interpolate, target_velocity
-from pavdit.flow.schedule import draw_times
-from pavdit.latents import PlaneLayout
+from pavdit.clip import Clip
+from pavdit.codec import Codec
+from pavdit.config import TASKS, ConfigError, RunConfig
+from pavdit.contact_sheet import contact_sheet
+from pavdit.data.latent_cache import LatentSet
+from pavdit.flow.path import interpolate, target_velocity
 from pavdit.mdsa.autoencoder import MDSA
-from pavdit.text import to_bucket
-from pavdit.train.checkpoint import open_checkpoint
-from pavdit.train.examples import batch_indices, in_order, step_generator
-from pavdit.train.models import Generator, load_autoencoder
+from pavdit.metrics.pairs import pair_distances, right_against_wrong
+from pavdit.text import TextEncoder, to_bucket
+from pavdit.train.draws import Draws
+from pavdit.train.examples import batch_indices
+from pavdit.train.latents import encode_run, mirrors
+from pavdit.train.models import Generator
+from pavdit.train.parallel import WHOLE, Part
+from pavdit.train.samples import Sampler
+from pavdit.train.shown import Shown
 
-ENCODING_BATCH = 16
+VALIDATION_BATCH = 16
+
+CLIPS_SHOWN = 2
+"""Of each task; the same ones, from the same noise, every time."""
 
 # Per task and stream (video, audio): is it made, is it given, is its latent the joint one?
 MADE = torch.tensor([[True, True], [False, True], [True, False], [True, False], [False, True]])
@@ -28,66 +36,36 @@ GIVEN = torch.tensor([[False, False], [True, False], [False, True], [False, Fals
 JOINT = torch.tensor([[True, True], [False, True], [True, False], [False, False], [False, False]])
 
 
-@dataclass(frozen=True, slots=True)
-class Latents:
-    """Encoded clips.
-
-    Attributes:
-        joint: P of both streams encoded together, ``(N, C, G, rows, columns)`` float32.
-        alone: P whose streams were encoded without each other, same shape.
-        labels: class names, empty where a clip has none.
-    """
-
-    joint: Tensor
-    alone: Tensor
-    labels: tuple[str, ...]
-
-
-@torch.no_grad()
-def encode_clips(mdsa: MDSA, clips: Clips, config: ModelConfig, device: torch.device) -> Latents:
-    """Encode every clip once, jointly and each stream alone.
-
-    Raises:
-        DataError: a clip cannot be read.
-    """
-    layout = PlaneLayout.choose(config.grid, config.stdit.layout)
-    joint: list[Tensor] = []
-    alone: list[Tensor] = []
-    labels: list[str] = []
-    for examples in in_order(clips, ENCODING_BATCH, config, device):
-        both_ways = mdsa.encode_both_ways(examples.video, examples.mel)
-        for rows, (video, audio) in zip((joint, alone), both_ways, strict=True):
-            rows.append(layout.stack(video.mode(), audio.mode()).cpu())
-        labels.extend(examples.labels)
-    return Latents(torch.cat(joint), torch.cat(alone), tuple(labels))
-
-
 class GeneratorStage:
     """Velocity matching on latents.
 
     Args:
-        config: the run, with class names.
+        config: the run, with class names or the language model's name.
         train: latents to learn from.
         held_out: latents to validate on; None: those of `train`, and the measures' names say so.
         autoencoder: what made the latents; every checkpoint carries it.
         device: of the model.
+        text: what a language model says of the captions; None: classes are the condition.
     """
 
     def __init__(
         self,
         config: RunConfig,
-        train: Latents,
-        held_out: Latents | None,
+        train: LatentSet,
+        held_out: LatentSet | None,
         autoencoder: MDSA,
         device: torch.device,
+        text: TextEncoder | None = None,
     ) -> None:
         self.config, self.train = config, train
         self.validation, self.split = (held_out, "held_out") if held_out else (train, "train")
+        self.adversary = None
         self.device, self.frozen = device, {"autoencoder": autoencoder.state_dict()}
-        self.model = Generator(config.model).to(device)
+        self.codec = Codec(config.model, autoencoder, device, torch.float32)
+        self.model = Generator(config.model, text).to(device)
         layout = self.model.stdit.layout
-        is_video = layout.frames_of("video")
-        self.stream_of_frame = torch.where(is_video, 0, 1)  # (G,)
+        self.sampler = Sampler(config.model, layout, device)
+        self.stream_of_frame = torch.where(layout.frames_of("video"), 0, 1)  # (G,)
         valid = layout.valid()
         self.valid = None if valid is None else valid.to(device)
         self.task_shares = torch.zeros(len(TASKS))
@@ -100,69 +78,135 @@ class GeneratorStage:
     def open(
         cls, config: RunConfig, device: torch.device, console: Console
     ) -> tuple[RunConfig, GeneratorStage]:
-        """Read the clips of a run, encode them, and fill the class names into the configuration.
+        """Encode what is not in the cache yet, and fill class names or language model into the configuration.
 
         Raises:
             CheckpointError: the autoencoder's checkpoint is missing, damaged or of another architecture.
-            ConfigError: the configuration names other classes than the clips have.
+            ConfigError: the configuration names other classes than the clips have, or another language model.
+            DataError: a clip cannot be read, or a caption is too long.
         """
-        if config.train.autoencoder is None:
-            raise ConfigError("train: want autoencoder (a checkpoint) for stage 'generator', got none")
-        saved = open_checkpoint(config.train.autoencoder)
-        mdsa = load_autoencoder(saved, config.model).to(device)
-        train, held_out = open_clips(config.data, config.model.clip)
-        config = _with_classes(config, train.class_names)
-        console.print(f"encoding {len(train)} clips to train on, {len(held_out)} held out, with {saved.path}")
-        unseen = encode_clips(mdsa, held_out, config.model, device) if len(held_out) else None
-        return config, cls(config, encode_clips(mdsa, train, config.model, device), unseen, mdsa, device)
+        run = encode_run(config, device, console)
+        train, held_out = run.latents()
+        return run.config, cls(run.config, train, held_out, run.mdsa, device, run.captions)
 
-    def loss(self, step: int) -> dict[str, Tensor]:
-        """Mean squared velocity error of update `step`."""
+    def loss(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
+        """Mean squared velocity error of a part of update `step`."""
         train = self.config.train
-        indices = batch_indices(len(self.train.labels), train.batch_size, train.seed, step)
-        return {"loss": self._error(self.model, self.train, indices, step_generator(train.seed, step))}
+        draws = self._draws(batch_indices(len(self.train), train.batch_size, train.seed, step), step)
+        return {"loss": self._error(self.model, self.train, draws.part(part.rows(train.batch_size)))}
+
+    def adversary_loss(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
+        """There is no adversary."""
+        return {}
+
+    def clip_names(self, step: int) -> tuple[str, ...]:
+        """The clips of update `step`."""
+        train = self.config.train
+        indices = batch_indices(len(self.train), train.batch_size, train.seed, step)
+        return tuple(self.train.names[i] for i in indices)
+
+    def validate(self, model: Generator) -> dict[str, float]:
+        """Errors of averaged weights on held-out clips: of each task, and their mean by the tasks' shares.
+
+        Times, noise and dropped captions are the same every time and for every task. With `pair_clips`, also
+        how far the sound that is made for a picture is from its own and from others'
+        (`pavdit.metrics.pairs`).
+        """
+        errors = {task: self._task_error(model, task) for task, share in self._shares().items() if share > 0}
+        total = sum(self._shares().values())
+        mean = sum(error * self._shares()[task] for task, error in errors.items()) / total
+        measured = {"velocity_error": mean}
+        if len(errors) > 1:
+            measured |= {f"{task}_velocity_error": error for task, error in errors.items()}
+        measured = {f"{self.split}_{name}": value for name, value in measured.items()}
+        if self.config.train.pair_clips > 1:
+            sets = {"train": self.train, self.split: self.validation}
+            for split, latents in sets.items():
+                measured |= {f"{split}_v2a_{k}": v for k, v in self._pairs(model, latents).items()}
+        return measured
+
+    def show(self, model: Generator) -> Shown:
+        """Clips of each task, from the same noise every time, and one sheet of all."""
+        clips: dict[str, Clip] = {}
+        count = min(CLIPS_SHOWN, len(self.validation))
+        for task, share in self._shares().items():
+            if share == 0:
+                continue
+            for i in range(count):
+                prompt = prompt_of(self.validation, i, model.text)
+                prompts = [prompt] if prompt else None
+                latent = self.sampler.make(model, self.validation, [i], task=task, prompts=prompts, seed=i)
+                [clip] = self.sampler.decode(self.codec, latent, task)
+                clips[f"{task}-{i}"] = clip
+        config = self.config.model
+        sheet = contact_sheet(list(clips.values()), config.clip, config.mel)
+        return Shown({"sheet": sheet.movedim(0, 2)}, clips)
+
+    def _shares(self) -> Mapping[str, float]:
+        return dict(zip(TASKS, self.task_shares.tolist(), strict=True))
+
+    def _draws(self, clips: Tensor, step: int) -> Draws:
+        config = self.config
+        return Draws.of(
+            clips,
+            self.task_shares,
+            config.model.flow,
+            seed=config.train.seed,
+            step=step,
+            text_dropout=config.model.text.dropout,
+            flip_probability=config.data.flip_probability if mirrors(config) else 0.0,
+        )
 
     @torch.no_grad()
-    def validate(self, model: Generator) -> dict[str, float]:
-        """The same error of averaged weights on held-out clips, with the same draws every time."""
-        count = len(self.validation.labels)
-        random, total = step_generator(0, 0), 0.0
-        for indices in torch.arange(count).split(ENCODING_BATCH):
-            total += self._error(model, self.validation, indices, random).item() * len(indices)
-        return {f"{self.split}_velocity_error": total / count}
+    def _task_error(self, model: Generator, task: str) -> float:
+        count, total = len(self.validation), 0.0
+        draws = Draws.of(
+            torch.arange(count),
+            torch.eye(len(TASKS))[TASKS.index(task)],
+            self.config.model.flow,
+            seed=0,
+            step=0,
+            text_dropout=self.config.model.text.dropout,
+        )
+        for first in range(0, count, VALIDATION_BATCH):
+            part = draws.part(slice(first, first + VALIDATION_BATCH))
+            total += self._error(model, self.validation, part).item() * len(part)
+        return total / count
 
-    def _error(self, model: Generator, latents: Latents, indices: Tensor, random: torch.Generator) -> Tensor:
-        """Draw task, time, noise, text dropout per sample; compare velocities on made, valid cells."""
-        config, batch = self.config.model, len(indices)
-        task = torch.multinomial(self.task_shares, batch, replacement=True, generator=random)  # (B,)
-        made, given, joint = MADE[task], GIVEN[task], JOINT[task]  # (B, 2) each
-        t = draw_times(batch, config.flow.time_distribution, random)
-        times = torch.where(
-            given, 1.0, torch.where(made, t[:, None], 0.0)
-        )  # (B, 2), 0: this stream stays noise
-        frame = self.stream_of_frame
-        data = torch.where(_spread(joint[:, frame]), latents.joint[indices], latents.alone[indices])
-        noise = draw_noise(data.shape[1:], [random] * batch, config.flow.prior)
+    def _error(self, model: Generator, latents: LatentSet, draws: Draws) -> Tensor:
+        """Compare velocities on made, valid cells: the mean over samples of the mean over cells."""
+        config, clips = self.config.model, draws.clips.tolist()
+        made, given, joint = MADE[draws.task], GIVEN[draws.task], JOINT[draws.task]  # (B, 2) each
+        # a stream that is neither given nor made stays noise: t = 0
+        times = torch.where(given, 1.0, torch.where(made, draws.t[:, None], 0.0))  # (B, 2)
+        frame, flips = self.stream_of_frame, draws.mirrored.tolist()
+        # what a task is given or makes by itself is of one stream alone, what meets another stream is joint
+        data = torch.where(
+            _spread(joint[:, frame]),
+            latents.read(clips, ["joint"] * len(clips), flips),
+            latents.read(clips, ["alone"] * len(clips), flips),
+        )
+        noise = draws.noise(tuple(data.shape[1:]), config.flow)
         point = interpolate(noise, data, times[:, None, frame])
         point = torch.where(_spread(given[:, frame]), data, point)  # given planes are the data to the bit
-        labels = [latents.labels[i] for i in indices]
-        drop_text = torch.rand(batch, generator=random) < config.text.dropout
-        drop_text |= torch.tensor([not label for label in labels])
+        prompts = [prompt_of(latents, i, model.text) for i in clips]
+        drop_text = draws.drop_text | torch.tensor([not prompt for prompt in prompts])
+        stand_in = next(iter(model.text.class_names), "")  # its tokens are dropped
 
         def put(x: Tensor) -> Tensor:
             return x.to(self.device, non_blocking=True)
 
-        tokens = model.text.encode([label or config.text.class_names[0] for label in labels])
+        tokens = model.text.encode([prompt or stand_in for prompt in prompts])
         text, text_mask = to_bucket(tokens, config.stdit.max_text_length)
         velocity = model.stdit(
             put(point),
             put(times),
-            text,
-            text_mask=text_mask,
+            put(text),
+            text_mask=None if text_mask is None else put(text_mask),
             drop_text=put(drop_text),
-            task=put(task),
+            task=put(draws.task),
             clean=put(given),
-            fps=torch.full((batch,), float(config.clip.fps), device=self.device),
+            fps=torch.full((len(clips),), float(config.clip.fps), device=self.device),
         )
         counts = _spread(put(made[:, frame])).expand(-1, 1, -1, *data.shape[3:])  # (B, 1, G, rows, columns)
         if self.valid is not None:
@@ -170,17 +214,33 @@ class GeneratorStage:
         square = (velocity.float() - put(target_velocity(noise, data))).square().mean(1, keepdim=True)
         return ((square * counts).flatten(1).sum(1) / counts.flatten(1).sum(1)).mean()
 
+    def _pairs(self, model: Generator, latents: LatentSet) -> dict[str, float]:
+        """Sound made from pictures alone, without a caption that could tell it, against the clips' own."""
+        count = min(self.config.train.pair_clips, len(latents))
+        if count < 2:
+            return {}
+        chosen = torch.linspace(0, len(latents) - 1, count).long().tolist()  # spread over files and classes
+        sound = (self.stream_of_frame == 1).to(self.device)
+        made, real = [], []
+        for first in range(0, count, VALIDATION_BATCH):
+            clips = chosen[first : first + VALIDATION_BATCH]
+            latent = self.sampler.make(model, latents, clips, task="v2a", prompts=None, seed=first)
+            made.append(self._cells(latent, sound))
+            real.append(self._cells(latents.read(clips, ["joint"] * len(clips)).to(self.device), sound))
+        return right_against_wrong(pair_distances(torch.cat(made), torch.cat(real)))
 
-def _with_classes(config: RunConfig, found: Sequence[str]) -> RunConfig:
-    """Fill in the class names; clips without any class are one class, ``clip``."""
-    text = config.model.text
-    if text.class_names and not set(found) <= set(text.class_names):
-        raise ConfigError(
-            f"text.class_names: want every class of the clips ({', '.join(found)}), "
-            f"got {', '.join(text.class_names)}"
-        )
-    text = text.model_copy(update={"class_names": text.class_names or tuple(found) or ("clip",)})
-    return config.model_copy(update={"model": config.model.model_copy(update={"text": text})})
+    def _cells(self, latent: Tensor, frames: Tensor) -> Tensor:
+        """``(B, n)``: what is not padding in some frames of P."""
+        keep = frames[:, None, None].expand(latent.shape[2:])
+        if self.valid is not None:
+            keep = keep & self.valid
+        return latent[:, :, keep].flatten(1)
+
+
+def prompt_of(latents: LatentSet, index: int, text: TextEncoder) -> str:
+    """What a clip is trained on: its class where the encoder knows classes only, else its sentence."""
+    label = latents.labels[index]
+    return label if text.class_names else latents.captions[index] or label
 
 
 def _spread(per_frame: Tensor) -> Tensor:

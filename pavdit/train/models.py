@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
-from pavdit.config import ConfigError, ModelConfig
+from pavdit.config import ConfigError, ModelConfig, RunConfig
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.stdit.model import STDiT
-from pavdit.text import ClassEncoder
+from pavdit.text import ClassEncoder, EncoderFiles, TextEncoder
 from pavdit.train.checkpoint import Checkpoint, CheckpointError, load_weights, require_architecture
 
 
@@ -18,13 +20,22 @@ class Generator(nn.Module):
 
     Args:
         config: a system with the class names of its training set.
+        text: a frozen encoder, which is no part of the weights; None: a table of the classes, which is.
+
+    Raises:
+        ConfigError: the encoder's tokens have another width than STDiT wants.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, text: TextEncoder | None = None) -> None:
         super().__init__()
         layout = PlaneLayout.choose(config.grid, config.stdit.layout)
         self.stdit = STDiT(config.stdit, layout, config.mdsa.latent_channels)
-        self.text = ClassEncoder(config.text.class_names, config.stdit.text_dim, config.text.tokens_per_class)
+        width, about = config.stdit.text_dim, config.text
+        if text is not None and text.dim != width:
+            raise ConfigError(
+                f"model.stdit.text_dim: want {text.dim}, the width of {about.encoder}'s tokens, got {width}"
+            )
+        self.text: TextEncoder = text or ClassEncoder(about.class_names, width, about.tokens_per_class)
 
 
 def choose_device(name: str) -> torch.device:
@@ -44,6 +55,15 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def with_dtype(config: RunConfig, device: torch.device) -> RunConfig:
+    """Decide on ``train.dtype: auto``: bfloat16 on CUDA and CPUs with instructions for it, else float32."""
+    if config.train.dtype != "auto":
+        return config
+    native = device.type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    train = config.train.model_copy(update={"dtype": "bfloat16" if native else "float32"})
+    return config.model_copy(update={"train": train})
+
+
 def load_autoencoder(checkpoint: Checkpoint, want: ModelConfig | None = None) -> MDSA:
     """The averaged autoencoder of a checkpoint of either stage, frozen.
 
@@ -58,14 +78,31 @@ def load_autoencoder(checkpoint: Checkpoint, want: ModelConfig | None = None) ->
     return model.eval().requires_grad_(False)
 
 
-def load_generator(checkpoint: Checkpoint) -> Generator:
+def load_generator(
+    checkpoint: Checkpoint, device: torch.device | str = "cpu", text_path: Path | None = None
+) -> Generator:
     """The averaged generator of a checkpoint, frozen.
 
+    Args:
+        checkpoint: a generator's.
+        device: where a language model runs that it takes its prompts from.
+        text_path: the language model's folder, if it lies elsewhere than where the generator was trained.
+
     Raises:
-        CheckpointError: it is an autoencoder's, or damaged.
+        CheckpointError: it is an autoencoder's, or damaged, or was trained with another language model.
+        ConfigError: the language model is not there.
     """
     if checkpoint.config.train.stage != "generator":
         raise CheckpointError(f"{checkpoint.path}: want a generator's checkpoint, got an autoencoder's")
-    model = Generator(checkpoint.config.model)
+    about, text = checkpoint.config.model.text, None
+    if about.encoder != "classes":
+        files = EncoderFiles.find(about.model_copy(update={"path": text_path or about.path}))
+        if files.weights != about.weights:
+            raise CheckpointError(
+                f"{checkpoint.path}: want the {about.encoder} model {about.weights} that it was trained "
+                f"with, got {files.weights} in {files.path}"
+            )
+        text = files.load(torch.device(device))
+    model = Generator(checkpoint.config.model, text)
     load_weights(model, checkpoint.tensors("ema"), checkpoint.path / "ema.safetensors")
     return model.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The optimiser, its learning rate, and its state as named tensors."""
+"""Descent as device work alone: norm, clip, finite or not, AdamW in one pass; its rate and its state."""
 
 from __future__ import annotations
 
@@ -10,51 +10,87 @@ from torch import Tensor, nn
 from pavdit.config import TrainConfig
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay; without decay it is Adam (PAV-DiT A.2)."""
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=config.learning_rate,
-        betas=config.betas,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+class Descent:
+    """One module's optimiser: Adam with decoupled weight decay; without decay it is Adam (PAV-DiT A.2).
+
+    Attributes:
+        module: what descends.
+        names: of its parameters, in their order.
+        refused: 0-d float32 on the device, 1 where the last update was not finite and so not applied.
+        norms: one gradient norm a parameter of the last update, 0 where it had no gradient.
+    """
+
+    def __init__(self, module: nn.Module, config: TrainConfig) -> None:
+        self.module, self.gradient_clip = module, config.gradient_clip
+        self.names, self.parameters = zip(*module.named_parameters(), strict=True)
+        device = self.parameters[0].device
+        self.refused, self.norms = torch.zeros((), device=device), torch.zeros(0, device=device)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=torch.zeros((), device=device),  # a tensor: `set_rate` needs no new launch parameters
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+
+    def set_rate(self, rate: float) -> None:
+        """Learning rate of the next step."""
+        for group in self.optimizer.param_groups:
+            group["lr"].fill_(rate)
+
+    def step(self, loss: Tensor) -> Tensor:
+        """Apply the gradients, their norm limited to `gradient_clip`, unless they or `loss` are not finite.
+
+        The host is told nothing: the flag goes to the fused optimiser as ``found_inf``, the clip as
+        ``grad_scale``, by which it divides.
+
+        Returns:
+            The norm before it was limited, 0-d.
+        """
+        zero = torch.zeros_like(self.refused)
+        has = [p.grad is not None for p in self.parameters]
+        found = iter(torch._foreach_norm([p.grad for p in self.parameters if p.grad is not None]))
+        self.norms = torch.stack([next(found) if there else zero for there in has])
+        norm = torch.linalg.vector_norm(self.norms)
+        self.refused = (~(norm.isfinite() & loss.detach().isfinite())).float()
+        vars(self.optimizer)["found_inf"] = self.refused
+        vars(self.optimizer)["grad_scale"] = (norm / self.gradient_clip).clamp(min=1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The optimiser's state as ``parameter/key`` tensors."""
+        state = self.optimizer.state_dict()["state"]
+        return {f"{self.names[i]}/{key}": value for i, entry in state.items() for key, value in entry.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Restore what `tensors` gave; rates and betas stay those of the present configuration."""
+        index = {name: i for i, name in enumerate(self.names)}
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            name, _, what = key.rpartition("/")
+            state.setdefault(index[name], {})[what] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def learning_rate(config: TrainConfig, step: int, seconds: float = 0.0) -> float:
-    """Linear warm-up, then cosine decay to `final_learning_rate`.
+def decayed_rate(config: TrainConfig, rate: float, step: int, seconds: float = 0.0) -> float:
+    """Linear warm-up to `rate`, then cosine decay in the proportion of `final_learning_rate`.
 
     Args:
         config: rates and lengths.
+        rate: `learning_rate`, or the adversary's.
         step: updates done.
         seconds: time trained; with a time limit the decay follows whichever of steps and time is further, so
             that a run that ends by the clock ends at the final rate too.
     """
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     if config.final_learning_rate is None:
-        return config.learning_rate * warmup
+        return rate * warmup
     progress = step / config.num_steps
     if config.time_limit_seconds is not None:
         progress = max(progress, seconds / config.time_limit_seconds)
     cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, progress))
-    decayed = config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine
-    return decayed * warmup
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimiser's state as ``parameter/key`` tensors."""
-    names = [name for name, _ in model.named_parameters()]
-    state = optimizer.state_dict()["state"]
-    return {f"{names[i]}/{key}": value for i, entry in state.items() for key, value in entry.items()}
-
-
-def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, Tensor]
-) -> None:
-    """Restore what `optimizer_tensors` gave; rates and betas stay those of the present configuration."""
-    index = {name: i for i, (name, _) in enumerate(model.named_parameters())}
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        name, _, what = key.rpartition("/")
-        state.setdefault(index[name], {})[what] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    last = config.final_learning_rate * (rate / config.learning_rate)
+    return (last + (rate - last) * cosine) * warmup

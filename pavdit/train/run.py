@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -12,14 +13,18 @@ from rich.console import Console
 from torch import Tensor
 
 from pavdit.config import ConfigError, RunConfig
+from pavdit.files import tensors_record
 from pavdit.train import checkpoint as checkpoints
 from pavdit.train.autoencoder import AutoencoderStage
 from pavdit.train.checkpoint import Checkpoint
-from pavdit.train.files import file_record, replace_with_tensors, tensors_record
 from pavdit.train.generator import GeneratorStage
 from pavdit.train.lock import run_lock
-from pavdit.train.loop import Outcome, Stage, Trainer, fit, progress_console
-from pavdit.train.models import choose_device
+from pavdit.train.log import progress_console
+from pavdit.train.loop import Outcome, fit
+from pavdit.train.models import choose_device, with_dtype
+from pavdit.train.ranks import joined, on_first
+from pavdit.train.stage import Stage
+from pavdit.train.trainer import Trainer
 
 
 def run_training(config: RunConfig, resume: str = "auto", console: Console | None = None) -> Outcome:
@@ -36,22 +41,31 @@ def run_training(config: RunConfig, resume: str = "auto", console: Console | Non
         NonFiniteError: loss or gradient stayed non-finite.
         OSError: the disk is full, or another process trains in the run directory.
     """
-    console = console or progress_console()
-    run_dir, device = config.train.run_dir, choose_device(config.train.device)
-    torch.manual_seed(config.train.seed)
-    build = AutoencoderStage.open if config.train.stage == "autoencoder" else GeneratorStage.open
-    stage: Stage
-    config, stage = build(config, device, console)
-    with run_lock(run_dir):
-        checkpoints.sweep(run_dir)
-        saved = _resume_point(run_dir, resume, console)
-        for stem, tensors in stage.frozen.items():
-            _keep_frozen(run_dir / f"{stem}.safetensors", tensors)
+    run_dir = config.train.run_dir
+    with joined(choose_device(config.train.device)) as device, ExitStack() as stack:
+        console = console or progress_console()
+        torch.manual_seed(config.train.seed)
+        config = with_dtype(config, device)
+        build = AutoencoderStage.open if config.train.stage == "autoencoder" else GeneratorStage.open
+        stage: Stage
+        config, stage = build(config, device, console)
+        on_first(lambda: stack.enter_context(run_lock(run_dir)))
+
+        def prepare() -> Checkpoint | None:
+            checkpoints.sweep(run_dir)
+            saved = _resume_point(run_dir, resume, console)
+            if saved is not None:
+                _require_frozen(saved, stage.frozen)
+            _write_config(run_dir / "config.yaml", config)
+            return saved
+
+        saved = on_first(prepare)
         trainer = Trainer(config, stage)
         if saved is not None:
             trainer.restore(saved)
             console.print(f"resuming {saved.path} at step {saved.step}")
-        _write_config(run_dir / "config.yaml", config)
+        elif config.train.first_stage is not None:
+            trainer.begin_second_stage(checkpoints.open_checkpoint(config.train.first_stage))
         return fit(trainer, console)
 
 
@@ -72,15 +86,14 @@ def _resume_point(run_dir: Path, resume: str, console: Console) -> Checkpoint | 
     return saved
 
 
-def _keep_frozen(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Have the one copy that checkpoints link to; a run never changes it."""
-    if not path.exists():
-        replace_with_tensors(path, tensors)
-    elif file_record(path) != tensors_record(tensors):
-        raise ConfigError(
-            f"train.{path.stem}: want the {path.stem} that this run began with ({path}), got another; "
-            "a new one needs a new run_dir"
-        )
+def _require_frozen(saved: Checkpoint, frozen: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """What training leaves as it is stays what it was when the run began."""
+    for stem, tensors in frozen.items():
+        if saved.files.get(f"{stem}.safetensors") != tensors_record(tensors):
+            raise ConfigError(
+                f"train.{stem}: want the {stem} that this run began with ({saved.path}), got another; "
+                "a new one needs a new run_dir"
+            )
 
 
 def _write_config(path: Path, config: RunConfig) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
+import interpreted  # noqa: F401 - repairs Triton's interpreter
 import torch
 from attention_loops import angles
 from torch import Tensor
@@ -62,7 +63,17 @@ BLOCKS = {
     "v": draw(2, 2, 4, 2, 2, 8, seed=2),
 }
 
+FP8 = torch.float8_e4m3fn
+
 BASES: dict[str, list[dict[str, Any]]] = {
+    "absorbed_attention": [
+        {
+            "x": draw(2, 5, 8),
+            "keys": draw(2, 2, 3, 8, seed=1),
+            "bias": draw(2, 2, 3, seed=2),
+            "values": draw(2, 2, 3, 8, seed=3),
+        }
+    ],
     "adaln_modulate": [{"x": draw(2, 4, 3, 8), **GROUPS}],
     "axis_attention": [
         {"qkv": draw(2, 4, 3, 2, 8), "axis": 1, "valid": MASK, **norm(8), "rope": angles(4, 8)},
@@ -91,6 +102,11 @@ BASES: dict[str, list[dict[str, Any]]] = {
         {"x": draw(2, 4, 3, 8), "y": draw(2, 4, 3, 8, seed=5), "gate": draw(2, 4, 8, seed=6), **GROUPS},
         {"x": draw(2, 4, 3, 8), "y": draw(2, 4, 3, 8, seed=5), "gate": None, **GROUPS},
     ],
+    "gated_residual_adaln_fp8": [
+        {"x": draw(2, 2, 1, 8), "y": draw(2, 2, 1, 8, seed=5), "gate": draw(2, 2, 8, seed=6), **GROUPS},
+        {"x": draw(2, 2, 1, 8), "y": draw(2, 2, 1, 8, seed=5), "gate": None, **GROUPS},
+    ],
+    "gelu_fp8": [{"x": draw(2, 3, 8)}],
     "griffin_lim_step": [{"columns": draw(2, 8, 16), **SPECTRUM, **SOUND}],
     "guided_euler_step_": [
         {
@@ -106,6 +122,15 @@ BASES: dict[str, list[dict[str, Any]]] = {
     "log_mel_frames": [{"wave": 0.1 * draw(2, 64), **SOUND, **FRAMES}],
     "multiscale_temporal_attention": [{"qkv": draw(2, 8, 3, 3, 2, 8)}],
     "qk_norm_rope": [{"qkv": draw(2, 4, 3, 2, 8), **norm(8), "rope": angles(4, 8)}],
+    "scaled_linear": [
+        {
+            "values": draw(2, 3, 8).to(FP8),
+            "scale": draw(2, 3, 1, seed=1).abs(),
+            "weight": draw(5, 8, seed=2).to(FP8),
+            "weight_scale": draw(5, 1, seed=3).abs(),
+            "bias": draw(5, seed=4),
+        }
+    ],
 }
 RAW_BASES: dict[str, list[dict[str, Any]]] = {
     "qk_norm_rope_backward": [{"grad": draw(2, 4, 3, 2, 8, seed=3), **BASES["qk_norm_rope"][0]}],
@@ -113,7 +138,14 @@ RAW_BASES: dict[str, list[dict[str, Any]]] = {
 """For a raw op that no public op runs on a CPU and that is not named as one."""
 CONSTANT = {"rope", "window", "filterbank"}
 """Tables; where one needs a gradient, no kernel serves."""
-NO_GRADIENT = {"griffin_lim_step", "guided_euler_step_"}
+NO_GRADIENT = {
+    "absorbed_attention",
+    "gated_residual_adaln_fp8",
+    "gelu_fp8",
+    "griffin_lim_step",
+    "guided_euler_step_",
+    "scaled_linear",
+}
 """Their inputs need none: one step of a loop that nobody differentiates, and a step in place."""
 
 
@@ -212,4 +244,4 @@ def leaves_of(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def flat(result: Any) -> list[Tensor]:
     """The tensors of a result."""
-    return [result] if isinstance(result, Tensor) else list(result)
+    return [result] if isinstance(result, Tensor) else [tensor for part in result for tensor in flat(part)]

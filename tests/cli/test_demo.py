@@ -7,9 +7,10 @@ import yaml
 from nano import nano, nano_run
 
 from pavdit.cli import demo
-from pavdit.cli.contact_sheet import GAP, contact_sheet, write_png
+from pavdit.contact_sheet import GAP, contact_sheet
 from pavdit.data.bounce import BounceClips
 from pavdit.media import read_clip
+from pavdit.media.picture import write_png
 
 
 def read_png(path):

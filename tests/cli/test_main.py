@@ -130,6 +130,22 @@ def test_latents_of_other_weights_give_a_warning(pavdit, tmp_path, clip_path, na
     assert code == 0 and f"decoded with {newer.model_hash}" in err
 
 
+def test_encode_a_set_as_training_does(pavdit, tmp_path, config_path, nano_autoencoder_run):
+    options = {"autoencoder": nano_autoencoder_run, "latent_cache": tmp_path / "cache"}
+    config = config_path(nano_run(tmp_path / "run", "generator", **options))
+    code, out, err = pavdit("encode", config, "--set", "data.num_clips=5")
+    [folder] = (tmp_path / "cache").glob("latents-*")
+    assert (code, out) == (0, f"{folder}\n") and "3 clips to train on, 2 held out" in err
+    made = sorted(folder.iterdir())
+    assert pavdit("train", config, "--set", "data.num_clips=5", "train.num_steps=1")[0] == 0
+    assert sorted(folder.iterdir()) == made
+
+
+def test_encode_wants_a_generators_run_or_a_clip(pavdit, tmp_path, config_path):
+    result = pavdit("encode", config_path(nano_run(tmp_path / "run")))
+    assert_one_line(result, 2, "want train.stage generator, got autoencoder")
+
+
 def test_generate_many(pavdit, tmp_path, nano_generator_run):
     code, out, _ = pavdit(
         "generate", "--checkpoint", nano_generator_run, "--n", 2, "--seed", 4, "-o", tmp_path / "o"
@@ -288,7 +304,7 @@ def test_a_full_disk(pavdit, tmp_path, config_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("pavdit.train.files.write_durably", full)
+    monkeypatch.setattr("pavdit.files.write_durably", full)
     code, _, err = pavdit("train", config_path(nano_run(tmp_path / "run")))
     assert code == 4 and "No space left on device" in err.splitlines()[-1]
 

@@ -10,7 +10,8 @@ from media_files import burst, flat, write_media
 from pavdit.clip import Clip, ClipSpec, DataError
 from pavdit.config import ConfigError, DataConfig
 from pavdit.data.bounce import BounceClips
-from pavdit.data.loader import Batch, batches, open_clips
+from pavdit.data.clips import open_clips
+from pavdit.data.loader import Batch, batches
 
 SPEC = ClipSpec(num_frames=8, height=32, width=32)
 CLIPS = BounceClips(10, SPEC)
@@ -59,6 +60,29 @@ def test_workers_change_nothing() -> None:
     assert all(same(a, b) for a, b in zip(here, there, strict=True))
 
 
+def test_parts_and_ranks_share_out_the_same_clips() -> None:
+    whole = list(islice(batches(CLIPS, 4, seed=3, flip_probability=0.5, start_step=2), 4))
+    shares = [
+        list(
+            islice(
+                batches(
+                    CLIPS, 4, seed=3, flip_probability=0.5, start_step=2, parts=2, rank=rank, world_size=2
+                ),
+                8,
+            )
+        )
+        for rank in range(2)
+    ]
+    for step, batch in enumerate(whole):
+        pieces = [shares[rank][2 * step + part] for part in range(2) for rank in range(2)]
+        assert torch.equal(torch.cat([piece.video for piece in pieces]), batch.video)
+        assert sum((piece.names for piece in pieces), ()) == batch.names
+    with pytest.raises(
+        ValueError, match="a multiple of parts \\* world_size, got rank 0, batch_size 4, 3 parts"
+    ):
+        next(batches(CLIPS, 4, seed=3, parts=3))
+
+
 def test_flips_mirror_the_picture_and_leave_the_rest() -> None:
     plain = list(islice(batches(CLIPS, 5, seed=4), 8))
     mixed = list(islice(batches(CLIPS, 5, seed=4, flip_probability=0.5), 8))
@@ -77,6 +101,7 @@ class Counted:
     """Counts how often clips are made."""
 
     class_names = CLIPS.class_names
+    skips_damaged = False
 
     def __init__(self, varies: bool) -> None:
         self.varies, self.reads = varies, []
@@ -156,3 +181,47 @@ def test_a_file_that_breaks_later_is_named_in_one_line(root: Path, num_workers: 
     with pytest.raises(DataError) as caught:
         list(islice(batches(train, 10, seed=0, num_workers=num_workers), 1))
     assert str(caught.value).startswith(f"{broken}: want ") and "\n" not in str(caught.value)
+
+
+def test_a_damaged_clip_is_stood_in_for_by_the_next_one_of_the_order(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = DataConfig(kind="folder", path=root, bad_files="skip")
+    train, _ = open_clips(config, SPEC)
+    whole = list(islice(batches(train, 5, seed=0), 4))
+    broken = root / "dog" / "2.5.mp4"
+    broken.write_bytes(broken.read_bytes()[:900])
+    got = list(islice(batches(train, 5, seed=0), 4))
+    assert same(next(batches(train, 5, seed=0, start_step=2)), got[2])
+    order = [name for batch in whole for name in batch.names]
+    want = []
+    for sample in range(20):
+        first = sample // 10 * 10
+        turned = order[sample : first + 10] + order[first:sample]  # the rest of its pass, then its beginning
+        want.append(next(name for name in turned if not name.startswith("dog/2.5.mp4")))
+    assert [name for batch in got for name in batch.names] == want
+    named = [record.message for record in caplog.records if "skipped, number" in record.message]
+    assert len(named) == 2 and f"skipped, number 1: {broken}: want " in named[0]
+    assert len(open_clips(config, SPEC)[0]) == len(train) - 3 and f"left out: {broken}: want" in caplog.text
+    for path in root.glob("*/*.mp4"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"\.mp4: want a readable media file, got "):
+        next(batches(train, 5, seed=0))
+    with pytest.raises(DataError, match="want files that can be used, got none among 5"):
+        open_clips(config, SPEC)
+
+
+def test_a_set_with_parts_holds_out_of_its_test_part(root: Path) -> None:
+    for label in ("dog", "rain", "surf"):
+        (root / label).rename(root / f"{label}-")
+    (root / "train").mkdir()
+    (root / "test").mkdir()
+    for label, part in (("dog", "train"), ("rain", "test"), ("surf", "train")):
+        (root / f"{label}-").rename(root / part / label)
+    train, held_out = open_clips(DataConfig(kind="folder", path=root, held_out=2), SPEC)
+    assert {train.record(k).path.parts[-3] for k in range(len(train))} == {"train"} and len(train) == 7
+    assert [held_out.record(k).label for k in range(2)] == ["rain", "rain"] == [held_out[0].label] * 2
+    assert train.class_names == ("dog", "rain", "surf") and "; 2 test, 3 train" in train.summary
+    with pytest.raises(ConfigError, match="data: want 4 clips of part 'test' in .*, got 3"):
+        open_clips(DataConfig(kind="folder", path=root, held_out=4), SPEC)
+    assert len(open_clips(DataConfig(kind="folder", path=root, splits="ignore"), SPEC)[0]) == 10

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pavdit.clip import ClipSpec
 from pavdit.config import PRESETS, ModelConfig, tiny, xl
 from pavdit.latents import Planes
-from pavdit.mdsa import MDSA, draw_frames, mdsa_loss
+from pavdit.mdsa import MDSA, draw_frames, draw_noise, mdsa_loss
 
 Config = Callable[..., ModelConfig]
 Streams = tuple[Tensor, Tensor]
@@ -40,6 +40,12 @@ def inputs(config: ModelConfig, batch: int = 1, device: str = "cpu") -> Streams:
     video = torch.rand(batch, 3, clip.num_frames, clip.height, clip.width, device=device) * 2 - 1
     audio = torch.rand(batch, 1, clip.num_frames, config.mel.n_mels, clip.columns_per_frame, device=device)
     return video, audio * 2 - 1
+
+
+def latent_noise(model: MDSA, batch: int = 2) -> tuple[Planes, Planes]:
+    generator = torch.Generator().manual_seed(0)
+    video, audio = (draw_noise(batch, model.latent_channels, model.grid, generator) for _ in range(2))
+    return video, audio
 
 
 def shapes(planes: Planes) -> tuple[tuple[int, ...], ...]:
@@ -101,9 +107,9 @@ def test_sizes_come_from_the_configuration(clip: ClipSpec) -> None:
 
 
 def test_gradient_reaches_every_parameter(model: MDSA, streams: Streams) -> None:
-    output = model(*streams, sample=True, generator=torch.Generator().manual_seed(0))
+    output = model(*streams, noise=latent_noise(model))
     frames = draw_frames(2, 12, torch.Generator().manual_seed(0))
-    mdsa_loss(output, *streams, frames, kl_weight=6e-6)["loss"].backward()
+    mdsa_loss(output, *streams, frames, kl_target="latent")["loss"].backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert missing == []
 
@@ -117,11 +123,11 @@ def test_first_stage_leaves_the_variance_heads_alone(model: MDSA, streams: Strea
 
 def test_sampling_is_the_only_difference_of_the_second_stage(model: MDSA, streams: Streams) -> None:
     model.eval()
-    first, again = (
-        model(*streams, sample=True, generator=torch.Generator().manual_seed(3)) for _ in range(2)
-    )
+    first, again = (model(*streams, noise=latent_noise(model)) for _ in range(2))
     assert torch.equal(first.video, again.video)
     assert not torch.equal(first.video, model(*streams).video)
+    silent = tuple(planes.map(torch.zeros_like) for planes in latent_noise(model))
+    assert torch.equal(model(*streams, noise=silent).audio, model(*streams).audio)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch.distributions import Normal, kl_divergence
 
 from pavdit.latents import Planes
 from pavdit.mdsa.attention import PlaneFeatures
-from pavdit.mdsa.bottleneck import LOG_VARIANCE_AT_START, FromLatent, Posterior, ToLatent
+from pavdit.mdsa.bottleneck import LOG_VARIANCE_AT_START, FromLatent, Posterior, ToLatent, draw_noise
 
 
 def planes(scale: float = 1.0) -> Planes:
@@ -36,22 +36,23 @@ def test_mode_lies_in_the_box() -> None:
 def test_sample_is_the_mode_where_there_is_no_variance() -> None:
     mean = planes()
     posterior = Posterior(mean, mean.map(lambda x: torch.full_like(x, -torch.inf)))
-    assert torch.equal(posterior.sample().tw, posterior.mode().tw)
+    assert torch.equal(posterior.sample(planes()).tw, posterior.mode().tw)
 
 
 def test_sample_has_the_spread_of_sigma() -> None:
     zeros = torch.zeros(1, 1, 300, 300)
     log_variance = torch.full_like(zeros, -4.0)
     posterior = Posterior(Planes(zeros, zeros, zeros), Planes(log_variance, log_variance, log_variance))
-    drawn = posterior.sample(torch.Generator().manual_seed(0))
+    noise = draw_noise(1, 1, (300, 300, 300), torch.Generator().manual_seed(0))
+    drawn = posterior.sample(noise)
     assert abs(float(drawn.hw.atanh().std()) - 0.1353) < 0.002  # exp(-2), 0.3 % standard error
     assert not torch.equal(drawn.hw, drawn.tw)
 
 
-def test_sample_follows_the_generator() -> None:
-    posterior = Posterior(planes(), planes())
-    first, second, other = (posterior.sample(torch.Generator().manual_seed(seed)).hw for seed in (3, 3, 4))
-    assert torch.equal(first, second) and not torch.equal(first, other)
+def test_noise_follows_the_generator_and_has_the_shapes_of_the_planes() -> None:
+    first, second, other = (draw_noise(2, 4, (6, 3, 5), torch.Generator().manual_seed(s)) for s in (3, 3, 4))
+    assert torch.equal(first.hw, second.hw) and not torch.equal(first.hw, other.hw)
+    assert [x.shape for x in (first.hw, first.tw, first.th)] == [(2, 4, 3, 5), (2, 4, 6, 5), (2, 4, 6, 3)]
 
 
 def test_log_variance_begins_constant() -> None:

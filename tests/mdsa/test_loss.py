@@ -6,6 +6,7 @@ import pytest
 import torch
 from numerics import assert_equation
 from torch import Tensor
+from torch.distributions import Categorical, kl_divergence
 
 from pavdit.config import StreamDropoutConfig
 from pavdit.latents import Planes
@@ -48,10 +49,28 @@ def test_kl_enters_in_the_second_stage() -> None:
     output, video, audio = batch()
     frames = torch.zeros(3, dtype=torch.int64)
     without = mdsa_loss(output, video, audio, frames)
-    terms = mdsa_loss(output, video, audio, frames, kl_weight=6e-6)
+    terms = mdsa_loss(output, video, audio, frames, kl_target="latent")
     kl = output.video_posterior.kl().mean()
     assert_equation(terms["video_kl"], kl)
     assert_equation(terms["loss"], without["loss"] + 2 * 0.5 * 6e-6 * kl)
+
+
+def test_kl_of_the_output_is_that_of_the_softmaxes() -> None:
+    output, video, audio = batch()
+    terms = mdsa_loss(output, video, audio, torch.zeros(3, dtype=torch.int64), kl_target="output")
+    for name, got, want in (("video", output.video, video), ("audio", output.audio, audio)):
+        q, p = (Categorical(logits=x.flatten(1)) for x in (got, want))
+        assert_equation(terms[f"{name}_kl"], kl_divergence(q, p).mean())
+
+
+def test_the_perceptual_distance_can_be_another() -> None:
+    output, video, audio = batch()
+    frames = torch.tensor([0, 3, 1])
+    terms = mdsa_loss(
+        output, video, audio, frames, perceptual=lambda a, b: (a - b).square().flatten(1).sum(1)
+    )
+    want = torch.stack([(output.video - video)[i, :, frame].square().sum() for i, frame in enumerate(frames)])
+    assert_equation(terms["video_perceptual"], want.mean())
 
 
 def test_missing_stream_counts_neither_in_value_nor_in_gradient() -> None:

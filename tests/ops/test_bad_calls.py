@@ -31,6 +31,9 @@ RAW = [name.replace("pavdit::", "") for name in RAW if "pavdit::" in name]
 CALLS, CALLS_PER_PROCESS = 1000, 25
 
 
+SAME_CHECKS = {"absorbed_attention", "gated_residual_adaln_fp8", "gelu_fp8"}
+"""Their kernels stand behind the checks that the reference stands behind here, and get contiguous tensors."""
+
 Verdicts = dict[str, list[tuple[str, str]]]
 """Op to its calls and what became of them."""
 
@@ -77,7 +80,7 @@ def test_a_bad_call_raises_or_is_right(op: str, verdicts: Verdicts) -> None:
 
 @pytest.mark.skipif(find_spec("triton") is None, reason="no triton")
 def test_bad_calls_of_triton_kernels() -> None:
-    ops = [name for name in PUBLIC + RAW if name.partition(":")[2] in _library._triton_ops]
+    ops = [name for name in PUBLIC + RAW if name.partition(":")[2] in _library._triton_ops - SAME_CHECKS]
     found = run_worker(*ops, TRITON_INTERPRET="1")
     assert found.keys() == set(ops)
     for calls in found.values():

@@ -11,8 +11,12 @@ from torch._dynamo.utils import counters
 
 from pavdit.latents import PlaneLayout
 from pavdit.stdit import STDiT
+from pavdit.text import BUCKETS
 
-KINDS = MASKED_OR_NOT = ONE_OR_MORE = 2
+SHAPES = 2
+"""Batch 1, and all larger ones."""
+CODES = SHAPES * (2 + 1)
+"""Of the two kinds of attention, and of the MLP, which is the same code in both kinds of blocks."""
 
 
 def build(dtype: torch.dtype) -> STDiT:
@@ -51,24 +55,24 @@ def fresh_compiler() -> None:
 
 
 @pytest.mark.usefixtures("fresh_compiler")
-def test_few_codes_serve_all_batches_and_text_lengths() -> None:
+def test_two_codes_of_a_kind_serve_all_batches_text_lengths_and_masks() -> None:
     model = build(torch.bfloat16)
-    model.compile_blocks("aot_eager")  # which code there is does not depend on the backend
+    model.compile_blocks("eager")  # which codes there are does not depend on the backend
+    for batch in (2, 1):
+        run(model, batch, 8, False)
+    assert counters["stats"]["unique_graphs"] == CODES
     for masked in (False, True):
-        for batch in (1, 2):
-            run(model, batch, 8, masked)
-    assert counters["stats"]["unique_graphs"] == KINDS * MASKED_OR_NOT * ONE_OR_MORE
-    for masked in (False, True):
-        for batch in (1, 3, 8):
-            for tokens in (16, 32, 300):
+        for batch in range(1, 9):
+            for tokens in BUCKETS:
                 run(model, batch, tokens, masked)
-    assert counters["stats"]["unique_graphs"] == KINDS * MASKED_OR_NOT * ONE_OR_MORE
+    assert counters["stats"]["unique_graphs"] == CODES
     assert not counters["graph_break"]
 
 
 @pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_compiled_blocks_give_the_same_velocity(dtype: torch.dtype) -> None:
+def test_compiled_blocks_give_the_same_velocity() -> None:
+    """In bfloat16; tests/test_exact.py has 30 steps in float32."""
+    dtype = torch.bfloat16
     model = build(dtype)
     eager = run(model, 2, 8, True)
     exact = run(build(dtype).double(), 2, 8, True)

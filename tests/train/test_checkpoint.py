@@ -1,7 +1,6 @@
 """A checkpoint is whole or absent, and says what is wrong with it in one line."""
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -14,8 +13,9 @@ import torch
 from nano import nano, nano_run
 from torch import nn
 
+from pavdit import files
 from pavdit.config import MDSAConfig
-from pavdit.train import checkpoint, files
+from pavdit.train import checkpoint
 from pavdit.train.checkpoint import CheckpointError
 
 SAVE_FOREVER = """
@@ -146,25 +146,6 @@ def test_pruning_keeps_the_newest(tmp_path):
         save(tmp_path, step)
     checkpoint.prune(tmp_path, 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000010"]
-
-
-def no_links(*_, **__):
-    raise OSError(errno.EPERM, "Operation not permitted")
-
-
-@pytest.mark.parametrize("links", [True, False])
-def test_a_linked_file_is_part_of_the_checkpoint(tmp_path, monkeypatch, links):
-    source = tmp_path / "autoencoder.safetensors"
-    files.write_tensors(source, {"w": torch.ones(3)})
-    if not links:
-        monkeypatch.setattr(
-            os, "link", lambda *_, **__: (_ for _ in ()).throw(OSError(errno.EPERM, "no links"))
-        )
-    path = save(tmp_path, 1, linked={"autoencoder": source})
-    assert (path / "autoencoder.safetensors").samefile(source) is links
-    source.unlink()
-    assert torch.equal(checkpoint.open_checkpoint(path).tensors("autoencoder")["w"], torch.ones(3))
-    assert "autoencoder.safetensors" in json.loads((path / "manifest.json").read_text())["files"]
 
 
 def test_weights_of_another_shape_are_listed():

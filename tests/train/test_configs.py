@@ -30,3 +30,13 @@ def test_a_generator_builds_on_the_autoencoder_of_its_name(path):
         autoencoder.data.num_clips,
         autoencoder.data.held_out,
     )
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in CONFIGS if p.stem.endswith("-stage2")], ids=lambda path: path.stem
+)
+def test_a_second_stage_goes_on_from_the_first_of_its_name(path):
+    second, first = load_run(path), load_run(path.with_name(path.name.replace("-stage2", "")))
+    assert second.train.first_stage == first.train.run_dir and first.train.first_stage is None
+    assert architecture(second.model, "autoencoder") == architecture(first.model, "autoencoder")
+    assert second.data == first.data

@@ -12,15 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from nano import EVERY_TASK, nano_run, quiet_console
+from nano import EVERY_TASK, nano, nano_run, quiet_console
 
+from pavdit import files
 from pavdit.config import ConfigError, RunConfig, load_run
+from pavdit.data.bounce import BounceClips
 from pavdit.train import checkpoint as checkpoints
-from pavdit.train import files, loop
+from pavdit.train import loop
 from pavdit.train.checkpoint import CheckpointError, open_checkpoint
 from pavdit.train.lock import RunLockedError, run_lock
-from pavdit.train.loop import MAX_NON_FINITE, NonFiniteError
+from pavdit.train.parallel import WHOLE
 from pavdit.train.run import run_training
+from pavdit.train.shown import Shown
+from pavdit.train.trainer import MAX_REFUSED, MAX_ROLL_BACKS, NonFiniteError, Trainer
 
 
 def train(config, resume="auto"):
@@ -33,7 +37,7 @@ def log_of(run_dir):
 
 
 def assert_same_checkpoint(one, other):
-    for name in ("model", "ema", "optimizer", "random"):
+    for name in ("model", "ema", "optimizer"):
         a, b = one.tensors(name), other.tensors(name)
         assert a.keys() == b.keys()
         different = [key for key in a if not torch.equal(a[key], b[key])]
@@ -121,61 +125,115 @@ class Poisoned:
     """A stage whose loss or gradient is not finite at some steps."""
 
     def __init__(self, bad, what):
-        self.model, self.frozen, self.bad, self.what = torch.nn.Linear(2, 1), {}, bad, what
+        self.model, self.adversary, self.frozen = torch.nn.Linear(2, 1), None, {}
+        self.bad, self.what = bad, what
 
-    def loss(self, step):
+    def loss(self, step, part=WHOLE):
         out = self.model(torch.ones(1, 2)).square().sum()
-        if step in self.bad:
+        bad = step in self.bad
+        if bad and self.what == "gradient":
             weight = self.model.weight
-            out = (
-                out * float("nan")
-                if self.what == "loss"
-                else out + (weight - weight.detach()).abs().sqrt().sum()
-            )
-        return {"loss": out}
+            out = out + (weight - weight.detach()).abs().sqrt().sum()
+        if bad and self.what == "loss":
+            out = out * float("nan")
+        return {"loss": out, "term": out.detach()}
+
+    def adversary_loss(self, step, part=WHOLE):
+        return {}
+
+    def clip_names(self, step):
+        return (f"clip-{step}",)
 
     def validate(self, model):
         return {}
 
+    def show(self, model):
+        return Shown()
 
-def poisoned(tmp_path, bad, what, steps):
-    config = nano_run(tmp_path, num_steps=steps)
-    trainer = loop.Trainer(config, Poisoned(bad, what))
+
+def poisoned(tmp_path, bad, what, steps, **train):
+    trainer = Trainer(nano_run(tmp_path, num_steps=steps, **train), Poisoned(bad, what))
     tmp_path.mkdir(exist_ok=True)
     return trainer
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_an_update_that_is_not_finite_is_not_applied(tmp_path, what):
+@pytest.mark.parametrize(("what", "tensor"), [("loss", "term"), ("gradient", "gradient of model.weight")])
+def test_an_update_that_is_not_finite_is_not_applied_and_is_named_one_step_later(tmp_path, what, tensor):
     trainer = poisoned(tmp_path / "a", {1}, what, 3)
     trainer.update()
     before = [p.detach().clone() for p in trainer.stage.model.parameters()]
     average = [p.clone() for p in trainer.ema.model.parameters()]
-    terms = trainer.update()
-    assert not (terms["loss"].isfinite() and terms["gradient_norm"].isfinite())
+    moments = {name: value.clone() for name, value in trainer.descents["model"].tensors().items()}
+    _, refused = trainer.update()
+    assert refused == 1 and not list(trainer.refusals())
     assert all(map(torch.equal, before, trainer.stage.model.parameters()))
-    assert all(map(torch.equal, average, trainer.ema.model.parameters()))
+    assert all(map(torch.equal, average, trainer.ema.model.parameters())) and trainer.ema.num_updates == 1
+    assert all(torch.equal(value, moments[key]) for key, value in trainer.descents["model"].tensors().items())
     trainer.update()
-    assert not torch.equal(before[0], trainer.stage.model.weight) and trainer.skipped == 0
+    assert not torch.equal(before[0], trainer.stage.model.weight)
+    [said] = trainer.refusals()
+    assert (said.step, said.tensor, said.clips) == (2, tensor, ("clip-1",))
 
 
 def test_a_skipped_update_is_logged_and_in_no_mean(tmp_path):
-    trainer = poisoned(tmp_path / "a", {1}, "loss", 3)
+    trainer = poisoned(tmp_path / "a", {1}, "loss", 4, log_every=2)
     loop.fit(trainer, quiet_console())
     log = log_of(tmp_path / "a")
-    assert [entry["step"] for entry in log if entry.get("event") == "skipped"] == [2]
-    assert [entry["step"] for entry in log if "loss" in entry] == [1, 3]
+    assert {"event": "skipped", "step": 2, "tensor": "term", "clips": ["clip-1"]} in log
+    assert [entry["step"] for entry in log if "loss" in entry] == [2, 4]
     assert all(torch.tensor(entry["loss"]).isfinite() for entry in log if "loss" in entry)
 
 
-def test_a_few_in_a_row_end_the_run(tmp_path):
-    trainer = poisoned(tmp_path / "a", range(1, 100), "loss", 100)
+def test_a_few_in_a_row_go_back_to_the_last_checkpoint_and_then_on_past_the_clips(tmp_path):
+    trainer = poisoned(tmp_path / "a", range(3, 3 + MAX_REFUSED), "loss", 20, checkpoint_every=2)
+    weights = []
+    loss = trainer.objective
+    trainer.objective = lambda *a: weights.append(trainer.stage.model.weight.detach().clone()) or loss(*a)
+    loop.fit(trainer, quiet_console())
+    skipped = [entry["step"] for entry in log_of(tmp_path / "a") if entry.get("event") == "skipped"]
+    assert skipped == list(range(4, 4 + MAX_REFUSED)) and trainer.step == 20
+    # Steps 4 to 8 were refused; at 4, 6 and 8 the weights of step 3 were saved.
+    assert all(torch.equal(weights[3], w) for w in weights[4:9]) and not torch.equal(weights[9], weights[8])
+    assert trainer.roll_backs == 0 and trainer.ema.num_updates == 20 - MAX_REFUSED
+
+
+def test_what_stays_infinite_ends_the_run(tmp_path):
+    trainer = poisoned(tmp_path / "a", range(1, 100), "gradient", 100, checkpoint_every=1000)
+    trainer.update()
+    trainer.save()
     with pytest.raises(
-        NonFiniteError, match=f"want a finite loss .*, got nan .* in {MAX_NON_FINITE} updates"
+        NonFiniteError, match=r"gradient of model\.weight not finite and 5 .* going back 2 times"
     ):
         loop.fit(trainer, quiet_console())
-    assert trainer.step == 1 + MAX_NON_FINITE
+    assert trainer.step == 2 + MAX_REFUSED * (1 + MAX_ROLL_BACKS)
     assert all(p.isfinite().all() for p in trainer.stage.model.parameters())
+
+
+def test_what_is_infinite_before_any_checkpoint_ends_the_run(tmp_path):
+    trainer = poisoned(tmp_path / "a", range(100), "loss", 100, checkpoint_every=1000)
+    with pytest.raises(NonFiniteError, match="got term not finite and 5 updates in a row refused"):
+        loop.fit(trainer, quiet_console())
+
+
+def test_what_a_stage_shows_becomes_files_and_a_board(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    clip = BounceClips(1, nano().clip)[0]
+    picture = torch.randint(256, (4, 6, 3), dtype=torch.uint8)
+    trainer = poisoned(tmp_path / "a", {}, "loss", 4, show_every=2, tensorboard=True)
+    trainer.stage.show = lambda model: Shown({"sheet": picture}, {"clip": clip})
+    loop.fit(trainer, quiet_console())
+    shown = sorted(
+        str(p.relative_to(tmp_path / "a" / "shown")) for p in (tmp_path / "a" / "shown").rglob("*.*")
+    )
+    assert shown == [f"step-0000000{n}/{name}" for n in (2, 4) for name in ("clip.mp4", "sheet.png")]
+    board = EventAccumulator(str(tmp_path / "a" / "tensorboard")).Reload()
+    losses = [entry["loss"] for entry in log_of(tmp_path / "a") if "loss" in entry]
+    assert [s.value for s in board.Scalars("train/loss")] == pytest.approx(losses)
+    assert (
+        [i.step for i in board.Images("clip/frames")] == [2, 4] == [a.step for a in board.Audio("clip/sound")]
+    )
+    assert (board.Images("sheet")[0].width, board.Images("sheet")[0].height) == (6, 4)
 
 
 def test_a_run_directory_has_one_trainer(tmp_path):

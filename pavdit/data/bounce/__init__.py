@@ -10,6 +10,7 @@ from pavdit.data.bounce.picture import render_frames
 from pavdit.data.bounce.scene import MATERIALS
 from pavdit.data.bounce.script import CLASS_NAMES, Scene, draw_scene
 from pavdit.data.bounce.sound import render_wave
+from pavdit.data.record import ClipRecord
 
 __all__ = ["CLASS_NAMES", "MATERIALS", "BounceClips", "Scene", "draw_scene"]
 
@@ -23,15 +24,22 @@ class BounceClips:
     Attributes:
         class_names: ``<material>_<action>``, sorted.
         varies: False, a clip is the same each time that it is read.
+        skips_damaged: False, none can be damaged.
     """
 
     class_names = CLASS_NAMES
     varies = False
+    skips_damaged = False
 
     def __init__(self, num_clips: int, spec: ClipSpec, seed: int = 0) -> None:
         self.num_clips = num_clips
         self.spec = spec
         self.seed = seed
+
+    @property
+    def summary(self) -> str:
+        """What the set is, in one line."""
+        return f"{self.num_clips} procedural clips, {len(self.class_names)} classes"
 
     def __len__(self) -> int:
         return self.num_clips
@@ -43,6 +51,11 @@ class BounceClips:
         return draw_scene(
             rng, self.spec.width / shorter, self.spec.height / shorter, float(self.spec.duration_seconds)
         )
+
+    def record(self, index: int) -> ClipRecord:
+        """What is known of clip `index` without making it."""
+        scene = self.scene(index)
+        return ClipRecord(scene.label, scene.caption, origin=f"bounce {self.seed} {index}")
 
     def __getitem__(self, index: int) -> Clip:
         return self.read(index)

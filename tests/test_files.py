@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from pavdit.train.files import file_record, replace_with_tensors, tensors_record, write_tensors
+from pavdit.files import file_record, replace_with_tensors, tensors_record, write_tensors
 
 TENSORS = {
     "scalar": torch.tensor(3.5),

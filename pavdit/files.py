@@ -1,8 +1,8 @@
 """Durable files: tensors and JSON that are on the disk when the call returns.
 
 Tensors are written in the safetensors format (a length, a JSON header, the raw bytes) by this file and not by
-the `safetensors` package, for three reasons: the digest is computed while the bytes pass, nothing is held
-twice XX
+the `safetensors` package, for two reasons: the digest is computed while the bytes pass, and nothing is held
+twice.
 """
 
 from __future__ import annotations

@@ -1,0 +1,224 @@
+"""Latents of a set of clips, encoded once: what the generator trains on instead of files.
+
+A row belongs to one clip and is found by what made it: the bytes of the file and which piece of it, the
+weights of the autoencoder, how clips are read and analysed (options and code), the layout of P and the dtype.
+Whatever changes, the row has another name and the old one is not found; so nothing stale is ever used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+import pavdit
+from pavdit.audio.mel import mel_images
+from pavdit.clip import Clip, DataError
+from pavdit.config import ModelConfig
+from pavdit.data.clips import Clips
+from pavdit.data.digests import FileDigests
+from pavdit.data.loader import collate
+from pavdit.data.shards import ALL, Shards, Share, content_key
+from pavdit.files import tensors_record
+from pavdit.latents import PlaneLayout
+from pavdit.mdsa.autoencoder import MDSA
+
+ENCODING_BATCH = 16
+DECODING_THREADS = 4
+
+READING_CODE = ("clip.py", "media", "audio", "data/bounce")
+"""Sources between a file and what MDSA sees; latents made by other code are not found."""
+
+Way = Literal["joint", "alone"]
+"""Both streams encoded together, or each without the other."""
+
+STORED = {"float32": torch.float32, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class LatentSet:
+    """Encoded clips, read from the disk when they are asked for.
+
+    Attributes:
+        shards: where the rows lie.
+        keys: of each clip.
+        mirrored_keys: of each clip mirrored left to right; empty where none is.
+        labels: class names, empty where a clip has none.
+        captions: sentences, empty where a clip has none.
+        names: for messages.
+    """
+
+    shards: Shards
+    keys: tuple[str, ...]
+    mirrored_keys: tuple[str, ...]
+    labels: tuple[str, ...]
+    captions: tuple[str, ...]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def read(self, clips: Sequence[int], ways: Sequence[Way], mirrored: Sequence[bool] = ()) -> Tensor:
+        """P of some clips, ``(B, C, G, rows, columns)`` float32.
+
+        Args:
+            clips: B places in the set.
+            ways: of each, whether the streams were encoded together.
+            mirrored: of each, whether it was mirrored; empty: none was.
+        """
+        keys = [
+            self.mirrored_keys[i] if flip else self.keys[i]
+            for i, flip in zip(clips, mirrored or [False] * len(clips), strict=True)
+        ]
+        rows = [self.shards.row(key)[way] for key, way in zip(keys, ways, strict=True)]
+        return torch.stack(rows).float()
+
+
+class LatentCache:
+    """The latents that one autoencoder gives of clips read in one way.
+
+    Args:
+        root: folder of all caches.
+        mdsa: the autoencoder, where it runs.
+        config: sizes.
+        options: whatever else decides what is read from a file and what the autoencoder makes of it.
+        dtype: of the stored latents: ``float32`` or ``float16``.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+
+    def __init__(
+        self, root: Path, mdsa: MDSA, config: ModelConfig, options: Mapping[str, Any], dtype: str = "float32"
+    ) -> None:
+        self.mdsa, self.config, self.dtype = mdsa, config, STORED[dtype]
+        self.layout = PlaneLayout.choose(config.grid, config.stdit.layout)
+        made_by = {
+            "weights": tensors_record(mdsa.state_dict()).sha256,
+            "options": dict(options),
+            "code": reading_code(),
+            "layout": self.layout.name,
+            "dtype": dtype,
+        }
+        name = content_key(json.dumps(made_by, sort_keys=True))[:16]
+        self.shards = Shards(root / f"latents-{name}")
+        self.digests = FileDigests(root / "files.json")
+        self.device = next(mdsa.parameters()).device
+
+    def encode(
+        self,
+        clips: Clips,
+        *,
+        mirrored: bool = False,
+        share: Share = ALL,
+        say: Callable[[str], None],
+        progress: Callable[[int, int], None],
+    ) -> None:
+        """Encode what is missing of this process's share of a set.
+
+        Args:
+            clips: the set.
+            mirrored: also encode each clip mirrored left to right.
+            share: the part of it that this process encodes.
+            say: told of clips that are left out and of shards that are damaged.
+            progress: told how many of how many are done.
+
+        Raises:
+            DataError: a clip cannot be read and the set refuses such.
+            OSError: the disk is full; what was encoded stays.
+        """
+        keys = self._keys(clips, mirrored)
+        if share.index == 0:
+            self.digests.save()
+        rows = partial(self._rows, clips, say)
+        self.shards.fill(keys, rows, share=share, say=say, progress=progress)
+
+    def open(self, clips: Clips, *, mirrored: bool = False) -> LatentSet:
+        """The latents of a set, once every process has encoded its share; clips left out are not in it.
+
+        Raises:
+            DataError: there are none.
+        """
+        self.shards.refresh()
+        keys, n = self._keys(clips, mirrored), len(clips)
+        there = [i for i in range(n) if all(key in self.shards.places for key in keys[i::n])]
+        if not there:
+            raise DataError(f"{self.shards.directory}: want latents of {n} clips, got none")
+        records = [clips.record(i) for i in there]
+        return LatentSet(
+            self.shards,
+            tuple(keys[i] for i in there),
+            tuple(keys[n + i] for i in there) if mirrored else (),
+            tuple(record.label for record in records),
+            tuple(record.caption for record in records),
+            tuple(f"{record.path or ''} {record.origin}".strip() for record in records),
+        )
+
+    def _keys(self, clips: Clips, mirrored: bool) -> list[str]:
+        """Of all clips, then of all clips mirrored."""
+        records = [clips.record(i) for i in range(len(clips))]
+        digests = self.digests.of(record.path for record in records if record.path is not None)
+        plain = [
+            content_key("" if record.path is None else digests[record.path], record.origin)
+            for record in records
+        ]
+        return plain + [content_key(key, "mirrored") for key in plain if mirrored]
+
+    def _rows(
+        self, clips: Clips, say: Callable[[str], None], places: Sequence[int]
+    ) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
+        """Encode the clips of these places in `_keys`; threads decode ahead."""
+
+        def read(place: int) -> Clip | DataError:
+            try:
+                return clips.read(place % len(clips)).require(self.config.clip)
+            except DataError as error:
+                if not clips.skips_damaged:
+                    raise
+                return error
+
+        with ThreadPoolExecutor(DECODING_THREADS) as pool:
+            decoded = pool.map(read, places)
+            for first in range(0, len(places), ENCODING_BATCH):
+                batch = places[first : first + ENCODING_BATCH]
+                read_clips = list(zip(batch, decoded, strict=False))
+                good = [(place, clip) for place, clip in read_clips if isinstance(clip, Clip)]
+                for error in (result for _, result in read_clips if isinstance(result, DataError)):
+                    say(f"left out: {error}")
+                flips = torch.tensor([place >= len(clips) for place, _ in good])
+                if good:
+                    yield from zip(
+                        [place for place, _ in good], self._encode([c for _, c in good], flips), strict=True
+                    )
+
+    @torch.no_grad()
+    def _encode(self, clips: list[Clip], flips: Tensor) -> list[dict[str, Tensor]]:
+        batch = collate(clips)
+        video = torch.where(flips.view(-1, 1, 1, 1, 1), batch.video.flip(-1), batch.video).to(self.device)
+        mel = mel_images(batch.wave, self.config.clip, self.config.mel).to(self.device)
+        both = {
+            way: self.layout.stack(video.mode(), audio.mode()).to(self.dtype).cpu()
+            for way, (video, audio) in zip(
+                ("joint", "alone"), self.mdsa.encode_both_ways(video, mel), strict=True
+            )
+        }
+        return [{way: latent[i] for way, latent in both.items()} for i in range(len(clips))]
+
+
+@lru_cache(maxsize=1)
+def reading_code() -> str:
+    """Names the sources between a file and what MDSA sees."""
+    root = Path(pavdit.__file__).parent
+    files = [
+        file
+        for name in READING_CODE
+        for file in ([root / name] if name.endswith(".py") else sorted((root / name).glob("*.py")))
+    ]
+    return content_key(*(part for file in files for part in (str(file.relative_to(root)), file.read_text())))

@@ -1,0 +1,30 @@
+"""Pictures as files."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from torch import Tensor
+
+
+def write_png(picture: Tensor, path: Path) -> None:
+    """Write ``(3, height, width)`` uint8 as a PNG; a file at `path` is replaced as a whole or not at all.
+
+    Raises:
+        OSError: the directory is missing or full.
+    """
+    codec = av.CodecContext.create("png", "w")
+    codec.height, codec.width, codec.pix_fmt = picture.shape[1], picture.shape[2], "rgb24"
+    codec.time_base = Fraction(1)  # the encoder asks for one, a picture has none
+    frame = av.VideoFrame.from_ndarray(picture.movedim(0, 2).contiguous().numpy(), format="rgb24")
+    data = b"".join(bytes(packet) for part in (frame, None) for packet in codec.encode(part))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

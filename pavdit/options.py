@@ -1,0 +1,117 @@
+"""What a call may choose about its samples, in one value that everything below takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal, TypedDict
+
+from pavdit.config import TASKS, FlowConfig
+from pavdit.flow.schedule import time_grid
+from pavdit.flow.step_cache import StepCache, Use
+
+Method = Literal["euler", "heun"]
+
+
+class Choices(TypedDict, total=False):
+    """The keyword arguments of a call that say how its samples are made; what is missing is as configured."""
+
+    steps: int | None
+    """Steps of the sampler."""
+    guidance: float | None
+    """Scale s of ``v_null + s (v_cond - v_null)``."""
+    guidance_interval: tuple[float, float] | None
+    """Times t in which guidance is applied; a step outside costs half as much."""
+    step_cache: StepCache | None
+    """Which steps reuse what the middle blocks added; without one every step computes all."""
+
+
+OPTION_OF = {"steps": "num_steps", "guidance": "guidance_scale"}
+"""The option that a choice sets, where it has another name."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """How samples are made; all clips of a call share it.
+
+    Attributes:
+        task: one of `pavdit.config.TASKS`.
+        num_steps: of the sampler.
+        guidance_scale: s of ``v_null + s (v_cond - v_null)``; 1 leaves the null half out.
+        guidance_interval: times t in which guidance is applied.
+        method: integrator.
+        reflect: fold into [-1, 1] after each step.
+        step_cache: which steps reuse what a range of blocks added; None: none does.
+
+    Raises:
+        ValueError: an option cannot be used; the message names it.
+    """
+
+    task: str = "t2av"
+    num_steps: int = 30
+    guidance_scale: float = 4.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    method: Method = "euler"
+    reflect: bool = True
+    step_cache: StepCache | None = None
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"task: want {', '.join(TASKS)}, got {self.task!r}")
+        if self.num_steps < 1:
+            raise ValueError(f"steps: want num_steps >= 1, got {self.num_steps}")
+        if not self.guidance_scale >= 0:
+            raise ValueError(f"guidance: want a scale >= 0, got {self.guidance_scale}")
+        low, high = self.guidance_interval
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"guidance_interval: want 0 <= low <= high <= 1, got {low:g} and {high:g}")
+        if self.step_cache is not None and self.method != "euler":
+            raise ValueError(f"step_cache: want method euler, got {self.method}")
+
+    @classmethod
+    def of(cls, flow: FlowConfig, task: str, choices: Choices) -> SamplingOptions:
+        """As configured, but for what a call chose.
+
+        Raises:
+            TypeError: there is no such choice.
+            ValueError: as for the class.
+        """
+        if unknown := choices.keys() - Choices.__annotations__.keys():
+            raise TypeError(
+                f"options: want some of {', '.join(Choices.__annotations__)}, got {', '.join(unknown)}"
+            )
+        configured = {f.name: getattr(flow, f.name) for f in fields(cls) if f.name in FlowConfig.model_fields}
+        chosen = {OPTION_OF.get(name, name): value for name, value in choices.items() if value is not None}
+        return cls(task=task, **{**configured, **chosen})
+
+    @property
+    def guided(self) -> bool:
+        """Whether any step may need both halves."""
+        return self.guidance_scale != 1.0
+
+    def unguided(self) -> SamplingOptions:
+        """The same without guidance, for a batch of null captions."""
+        return replace(self, guidance_scale=1.0)
+
+    def uses(self) -> dict[float, Use]:
+        """What the step at each time does with the residual of the cached blocks."""
+        times = time_grid(self.num_steps)[:-1]
+        if self.step_cache is None:
+            return dict.fromkeys(times, "plain")
+        low, high = self.guidance_interval
+        guided = [self.guided and low <= t <= high for t in times]
+        return dict(zip(times, self.step_cache.plan(times, guided), strict=True))
+
+    def described(self) -> dict[str, str]:
+        """For a file's metadata: enough to make the sample again with the same weights."""
+        low, high = self.guidance_interval
+        return {
+            "steps": str(self.num_steps),
+            "guidance": f"{self.guidance_scale:g}",
+            "guidance_interval": f"{low:g}-{high:g}",
+            "step_cache": str(self.step_cache or "none"),
+            "task": self.task,
+        }
+
+    def kernels(self) -> tuple[object, ...]:
+        """What a step's kernels depend on besides shapes: part of the key of its graph."""
+        return (self.reflect,)

@@ -1,0 +1,136 @@
+"""One batch of clips: noise and what is given → P, P → clips."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pavdit.batching import Request
+from pavdit.clip import Clip
+from pavdit.codec import Codec
+from pavdit.config import ModelConfig
+from pavdit.flow.graph import Graphs
+from pavdit.flow.path import draw_noise
+from pavdit.flow.sampler import Callback
+from pavdit.generated import Generated
+from pavdit.latents import PlaneLayout
+from pavdit.options import SamplingOptions
+from pavdit.sampling import BoundVelocity, Captions, sample_batch
+from pavdit.stdit.fast import Networks
+from pavdit.tasks import GIVEN, MADE_ALONE, with_given
+from pavdit.text import to_bucket
+from pavdit.train.models import Generator
+from pavdit.train.trainer import NonFiniteError
+
+
+@dataclass(frozen=True, slots=True)
+class Synthesis:
+    """A generator and an autoencoder that make clips.
+
+    Attributes:
+        config: sizes.
+        generator: STDiT and its text encoder, where they run.
+        networks: the forms of STDiT that sample.
+        codec: the autoencoder, on the same device.
+        layout: of P.
+        graphs: where captured steps live; None: nothing is captured.
+        model_hash: names the weights, for provenance.
+    """
+
+    config: ModelConfig
+    generator: Generator
+    networks: Networks
+    codec: Codec
+    layout: PlaneLayout
+    graphs: Graphs | None
+    model_hash: str
+
+    @torch.no_grad()
+    def make(
+        self, batch: list[Request], options: SamplingOptions, given: Clip | None, callback: Callback | None
+    ) -> list[Generated]:
+        """Noise to clips.
+
+        Args:
+            batch: the clips, of one text bucket.
+            options: how they are made.
+            given: the clip that the task takes a stream of, else None.
+            callback: as in `pavdit.flow.sampler.sample`.
+
+        Raises:
+            NonFiniteError: the weights give no number.
+        """
+        random = [torch.Generator().manual_seed(request.seed) for request in batch]
+        noise = draw_noise(self._latent_shape(), random, self.config.flow.prior)  # (B, C, G, rows, columns)
+        latent, target = self._place_given(noise.to(self.codec.device), given, options.task)
+        captions = self._captions(batch)
+        stdit = self.networks.for_text(captions.tokens.shape[1])
+        velocity = BoundVelocity(
+            stdit,
+            captions,
+            options if captions.known else options.unguided(),
+            fps=float(self.config.clip.fps),
+        )
+        latent = sample_batch(velocity, latent, target=target, graphs=self.graphs, callback=callback)
+        require_finite(latent, self.generator)
+        planes_v, planes_a = self.layout.unstack(latent)
+        clips = self.codec.decode(
+            None if options.task == "t2a" else planes_v, None if options.task == "t2v" else planes_a
+        )
+        return [
+            Generated(
+                with_given(clip, given, options.task, request.prompt),
+                row,
+                {
+                    "model": self.model_hash,
+                    "prompt": request.prompt or "",
+                    "seed": str(request.seed),
+                    **options.described(),
+                    "tier": stdit.form,
+                },
+            )
+            for clip, row, request in zip(clips, latent.cpu(), batch, strict=True)
+        ]
+
+    def _latent_shape(self) -> tuple[int, int, int, int]:
+        layout = self.layout
+        return self.config.mdsa.latent_channels, layout.num_frames, layout.rows, layout.columns
+
+    def _place_given(self, noise: Tensor, given: Clip | None, task: str) -> tuple[Tensor, Tensor | None]:
+        """Put the given stream's own latent into P; returns P and the ``(G,)`` mask of the frames to make."""
+        device = noise.device
+        if given is None:
+            made = MADE_ALONE.get(task)
+            return noise, None if made is None else self.layout.frames_of(made).to(device)
+        clean = self.layout.frames_of(GIVEN[task]).to(device)  # (G,)
+        [planes] = self.codec.encode(given, GIVEN[task])
+        data = self.layout.stack(planes, planes)  # only the given stream's frames are taken
+        return torch.where(clean[:, None, None], data, noise), ~clean
+
+    def _captions(self, batch: list[Request]) -> Captions:
+        """The batch's tokens; the null caption is as long as the shortest bucket."""
+        stdit = self.config.stdit
+        prompts = [request.prompt for request in batch if request.prompt is not None]
+        if not prompts:
+            shape = len(batch), self.config.text.tokens_per_class, stdit.text_dim
+            return Captions(torch.zeros(shape, device=self.codec.device), None, known=False)
+        tokens, mask = to_bucket(self.generator.text.encode(prompts), stdit.max_text_length)
+        return Captions(tokens.to(self.codec.device, self.codec.dtype), mask, known=True)
+
+
+def require_finite(latent: Tensor, generator: Generator) -> None:
+    """The one place where sampling waits for the device, after the last step.
+
+    Raises:
+        NonFiniteError: a value is none; names the weight that is none, if there is one.
+    """
+    if bool(latent.isfinite().all()):
+        return
+    bad = (name for name, p in generator.named_parameters() if not bool(p.isfinite().all()))
+    where = next(bad, None)
+    raise NonFiniteError(
+        "sampling: want finite latents, got NaN or infinity"
+        + (f"; so has the weight {where}" if where else "; the weights are finite")
+    )

@@ -1,0 +1,86 @@
+"""What chance decides of the samples of an update."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pavdit.config import FlowConfig
+from pavdit.flow.path import draw_noise
+from pavdit.flow.schedule import draw_times
+from pavdit.train.examples import step_generator
+
+_NOISE = 2  # keeps this stream of random numbers apart
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """One row a sample; a part of an update takes its rows.
+
+    Attributes:
+        clips: ``(B,)`` int64, places in the set.
+        task: ``(B,)`` int64, indices into `pavdit.config.TASKS`.
+        t: ``(B,)`` float32, of what is made.
+        drop_text: ``(B,)`` bool.
+        mirrored: ``(B,)`` bool.
+        number: ``(B,)`` int64, of the sample in its update.
+        seed: of the run.
+        step: of the update.
+    """
+
+    clips: Tensor
+    task: Tensor
+    t: Tensor
+    drop_text: Tensor
+    mirrored: Tensor
+    number: Tensor
+    seed: int
+    step: int
+
+    @classmethod
+    def of(
+        cls,
+        clips: Tensor,
+        task_shares: Tensor,
+        flow: FlowConfig,
+        *,
+        seed: int,
+        step: int,
+        text_dropout: float,
+        flip_probability: float = 0.0,
+    ) -> Draws:
+        """Draw for all samples of an update: a function of these arguments alone."""
+        random, batch = step_generator(seed, step), len(clips)
+        return cls(
+            clips,
+            torch.multinomial(task_shares, batch, replacement=True, generator=random),
+            draw_times(batch, flow.time_distribution, random),
+            torch.rand(batch, generator=random) < text_dropout,
+            torch.rand(batch, generator=random) < flip_probability,
+            torch.arange(batch),
+            seed,
+            step,
+        )
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def part(self, rows: slice) -> Draws:
+        """Some of the samples."""
+        return Draws(
+            self.clips[rows],
+            self.task[rows],
+            self.t[rows],
+            self.drop_text[rows],
+            self.mirrored[rows],
+            self.number[rows],
+            self.seed,
+            self.step,
+        )
+
+    def noise(self, shape: tuple[int, ...], flow: FlowConfig) -> Tensor:
+        """``(B, *shape)``; each sample's is its own, so that a part draws no more than its rows."""
+        generators = [step_generator(self.seed, self.step, _NOISE, n) for n in self.number.tolist()]
+        return draw_noise(shape, generators, flow.prior)

@@ -1,0 +1,163 @@
+"""From a generator's configuration to its latents and captions: encoded where they are not, then read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from pavdit.config import ConfigError, ModelConfig, RunConfig, TextConfig
+from pavdit.data.caption_cache import CaptionTable
+from pavdit.data.clips import Subset, open_clips
+from pavdit.data.latent_cache import LatentCache, LatentSet
+from pavdit.data.shards import Share
+from pavdit.mdsa.autoencoder import MDSA
+from pavdit.text import EncoderFiles
+from pavdit.train.checkpoint import architecture, open_checkpoint
+from pavdit.train.models import load_autoencoder
+from pavdit.train.ranks import on_all, rank_and_ranks
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRun:
+    """What a generator learns from, encoded.
+
+    Attributes:
+        config: the run, with the class names or the language model of its set filled in.
+        mdsa: the autoencoder.
+        cache: of its latents.
+        train: clips to learn from.
+        held_out: clips to validate on.
+        captions: what a language model says of their captions; None where classes are the condition.
+    """
+
+    config: RunConfig
+    mdsa: MDSA
+    cache: LatentCache
+    train: Subset
+    held_out: Subset
+    captions: CaptionTable | None
+
+    def latents(self) -> tuple[LatentSet, LatentSet | None]:
+        """Of the training clips and of those held out (None: none).
+
+        Raises:
+            DataError: there are none.
+        """
+        if self.captions is not None:
+            self.captions.shards.refresh()
+        unseen = self.cache.open(self.held_out) if len(self.held_out) else None
+        return self.cache.open(self.train, mirrored=mirrors(self.config)), unseen
+
+
+def mirrors(config: RunConfig) -> bool:
+    """Whether mirrored clips are latents of their own, and encoded too."""
+    return config.data.flip_probability > 0
+
+
+def cache_folder(config: RunConfig) -> Path:
+    """Where the latents of a run lie."""
+    return config.train.latent_cache or config.train.run_dir.parent / "latents"
+
+
+def encode_run(config: RunConfig, device: torch.device, console: Console) -> EncodedRun:
+    """Encode what is missing of a run's clips and captions, each rank its share; waits for all of them.
+
+    Raises:
+        CheckpointError: the autoencoder's checkpoint is missing, damaged or of another architecture.
+        ConfigError: the options exclude each other, or name other classes or another language model.
+        DataError: a clip cannot be read, or a caption is too long.
+        OSError: the disk is full; what was encoded stays.
+    """
+    return on_all(lambda: _encode_share(config, device, console, Share(*rank_and_ranks())))
+
+
+def _encode_share(config: RunConfig, device: torch.device, console: Console, share: Share) -> EncodedRun:
+    data, model = config.data, config.model
+    if config.train.autoencoder is None:
+        raise ConfigError("train: want autoencoder (a checkpoint) for stage 'generator', got none")
+    if data.segments == "random":
+        raise ConfigError(
+            "data.segments: want first or all for stage 'generator', which encodes each clip once, got random"
+        )
+    saved = open_checkpoint(config.train.autoencoder)
+    mdsa = load_autoencoder(saved, model).to(device)
+    train, held_out = open_clips(data, model.clip)
+    console.print(train.summary)
+    root = cache_folder(config)
+    options = architecture(model, "autoencoder") | {"resize": data.resize, "channel": data.channel}
+    cache = LatentCache(root, mdsa, model, options, config.train.latent_dtype)
+    console.print(
+        f"{len(train)} clips to train on, {len(held_out)} held out, encoded with {saved.path} "
+        f"in {cache.shards.directory}"
+    )
+    for clips, what, flips in ((train, "clips", mirrors(config)), (held_out, "held-out clips", False)):
+        if len(clips):
+            progress = progress_lines(console, f"encoding {what}")
+            cache.encode(clips, mirrored=flips, share=share, say=console.print, progress=progress)
+
+    captions = None
+    text = model.text
+    if text.encoder == "classes":
+        text = with_classes(text, train.class_names)
+    else:
+        files = EncoderFiles.find(text)
+        text = with_language_model(model, files)
+        captions = CaptionTable(root, files)
+        progress = progress_lines(console, "encoding captions")
+        captions.fill(
+            sorted({caption_of(clips, i) for clips in (train, held_out) for i in range(len(clips))}),
+            device,
+            share=share,
+            say=console.print,
+            progress=progress,
+        )
+    config = config.model_copy(update={"model": model.model_copy(update={"text": text})})
+    return EncodedRun(config, mdsa, cache, train, held_out, captions)
+
+
+def caption_of(clips: Subset, index: int) -> str:
+    """The sentence that a language model reads of a clip: its caption, else its class, else nothing."""
+    record = clips.record(index)
+    return record.caption or record.label
+
+
+def with_classes(text: TextConfig, found: Sequence[str]) -> TextConfig:
+    """Fill in the class names; clips without any class are one class, ``clip``."""
+    if text.class_names and not set(found) <= set(text.class_names):
+        raise ConfigError(
+            f"text.class_names: want every class of the clips ({', '.join(found)}), "
+            f"got {', '.join(text.class_names)}"
+        )
+    return text.model_copy(update={"class_names": text.class_names or tuple(found) or ("clip",)})
+
+
+def with_language_model(model: ModelConfig, files: EncoderFiles) -> TextConfig:
+    """Fill in what names the language model."""
+    text, width = model.text, model.stdit.text_dim
+    if text.weights not in ("", files.weights):
+        raise ConfigError(f"text.weights: want {text.weights}, got {files.weights} in {files.path}")
+    if width != files.dim:
+        raise ConfigError(
+            f"model.stdit.text_dim: want {files.dim}, the width of {text.encoder}'s tokens, got {width}"
+        )
+    return text.model_copy(update={"weights": files.weights})
+
+
+def progress_lines(console: Console, what: str) -> Callable[[int, int], None]:
+    """A line now and then."""
+    printed = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal printed
+        if time.monotonic() - printed >= SECONDS_BETWEEN_LINES:
+            printed = time.monotonic()
+            console.print(f"{what}: {done} of {total}")
+
+    return progress

@@ -1,0 +1,267 @@
+"""Weights, average, optimisers and clock of a run, and its updates: device work, not waited for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pavdit.config import RunConfig
+from pavdit.train import checkpoint as checkpoints
+from pavdit.train.ema import Ema
+from pavdit.train.optim import Descent, decayed_rate
+from pavdit.train.parallel import Part, own_parts, parallel_objective, synchronised
+from pavdit.train.ranks import average_gradients, mean_over_ranks, on_first
+from pavdit.train.stage import Stage
+
+MAX_REFUSED = 5
+"""Updates in a row that may be refused before the weights go back to the last checkpoint."""
+
+MAX_ROLL_BACKS = 2
+"""Times that they go back without a new checkpoint in between, before the run stops."""
+
+
+class NonFiniteError(ArithmeticError):
+    """Loss or gradient stayed infinite or NaN; no such update was applied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An update that was not applied.
+
+    Attributes:
+        step: its number, from 1.
+        tensor: the first that was not finite: a term of the loss, or the gradient of a parameter.
+        clips: what it was of.
+    """
+
+    step: int
+    tensor: str
+    clips: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What the host reads of an update, later."""
+
+    step: int
+    refused: Tensor
+    terms: dict[str, Tensor]
+    norms: dict[str, Tensor]
+    names: dict[str, tuple[str, ...]]
+
+    def first_bad_tensor(self) -> str:
+        for name, value in self.terms.items():
+            if name != "loss" and not name.endswith("gradient_norm") and not value.isfinite():
+                return name
+        for what, norms in self.norms.items():
+            bad = (~norms.isfinite()).nonzero().flatten().tolist()
+            if bad:
+                return f"gradient of {what}.{self.names[what][bad[0]]}"
+        return "loss"
+
+
+class Trainer:
+    """Everything that a checkpoint restores.
+
+    Attributes:
+        step: updates done, refused ones too.
+        seconds: time trained.
+        first_stage: where a second stage began, its ``path`` and the hash of its ``model``; empty otherwise.
+    """
+
+    def __init__(self, config: RunConfig, stage: Stage) -> None:
+        self.config, self.stage = config, stage
+        train = config.train
+        self.parts = own_parts(train.batch_size, train.accumulate)
+        autoencoder = train.stage == "autoencoder"  # its log-variance heads wait for the KL term
+        self.objective = parallel_objective(stage.model, stage.loss, some_unused=autoencoder)
+        self.ema = Ema(stage.model, train.ema_decay)
+        self.descents = {"model": Descent(stage.model, train)}
+        if stage.adversary is not None:
+            self.descents["adversary"] = Descent(stage.adversary, train)
+        self.step, self.seconds = 0, 0.0
+        self.first_stage: dict[str, str] = {}
+        self.in_a_row, self.roll_backs = 0, 0
+        self.verdicts: deque[_Verdict] = deque()
+
+    def update(self) -> tuple[dict[str, Tensor], Tensor]:
+        """One update, queued on the device.
+
+        Returns:
+            The terms of the loss and the gradient norm, 0-d tensors, and whether the update was refused (1.0
+            or 0.0): a loss or gradient that is not finite changes neither weights nor average. `refusals`
+            says so once the device is done.
+        """
+        stage, train = self.stage, self.config.train
+        if stage.adversary is not None:
+            stage.adversary.requires_grad_(False)
+        terms = self._descend("model", self.objective, train.learning_rate)
+        refused = self.descents["model"].refused
+        self.ema.update(stage.model, refused)
+        norms = {"model": self.descents["model"].norms}
+        if stage.adversary is not None:
+            stage.adversary.requires_grad_(True)
+            rate = train.adversary_learning_rate or train.learning_rate
+            of_adversary = self._descend("adversary", stage.adversary_loss, rate)
+            if of_adversary:
+                refused = torch.maximum(refused, self.descents["adversary"].refused)
+                norms["adversary"] = self.descents["adversary"].norms
+                of_adversary["adversary_loss"] = of_adversary.pop("loss")
+                of_adversary["adversary_gradient_norm"] = of_adversary.pop("gradient_norm")
+                terms |= of_adversary
+        self.step += 1
+        names = {name: self.descents[name].names for name in norms}
+        self.verdicts.append(_Verdict(self.step, refused, terms, norms, names))
+        return terms, refused
+
+    def _descend(
+        self, name: str, loss: Callable[[int, Part], dict[str, Tensor]], rate: float
+    ) -> dict[str, Tensor]:
+        """Gradients of all parts, then one step; terms are means over the parts."""
+        train, descent = self.config.train, self.descents[name]
+        descent.set_rate(decayed_rate(train, rate, self.step, self.seconds))
+        device, means = descent.refused.device, dict[str, Tensor]()
+        for part in self.parts:
+            _seed(train.seed, self.step, part)
+            with synchronised(loss, part is self.parts[-1]):
+                with torch.autocast(device.type, torch.bfloat16, enabled=train.dtype == "bfloat16"):
+                    terms = loss(self.step, part)
+                if not terms:
+                    return {}
+                (terms["loss"] / len(self.parts)).backward()
+            for term, value in terms.items():
+                share = value.detach() / len(self.parts)
+                means[term] = means[term] + share if term in means else share
+        if loss is not self.objective:
+            average_gradients(descent.parameters)
+        means = mean_over_ranks(means)
+        means["gradient_norm"] = descent.step(means["loss"])
+        return means
+
+    def rates(self) -> dict[str, float]:
+        """Learning rates of the last update; waits for the device."""
+        rates = {name: d.optimizer.param_groups[0]["lr"].item() for name, d in self.descents.items()}
+        return {
+            "learning_rate" if name == "model" else f"{name}_learning_rate": rate
+            for name, rate in rates.items()
+        }
+
+    def refusals(self, behind: int = 1) -> Iterator[Refused]:
+        """Verdicts that were not read yet, less the newest `behind`: the device is done with the others, as a
+        rule, so the host does not wait for it. Three in a row too many and the weights go back.
+
+        Raises:
+            NonFiniteError: they had gone back and nothing was won.
+        """
+        while len(self.verdicts) > behind:
+            verdict = self.verdicts.popleft()
+            if not verdict.refused.item():
+                self.in_a_row = 0
+                continue
+            self.in_a_row += 1
+            bad = verdict.first_bad_tensor()
+            yield Refused(verdict.step, bad, tuple(self.stage.clip_names(verdict.step - 1)))
+            if self.in_a_row >= MAX_REFUSED:
+                self._roll_back(bad)
+
+    def _roll_back(self, bad: str) -> None:
+        """Weights of the last checkpoint; the steps go on, so the clips since then are not repeated."""
+        run_dir = self.config.train.run_dir
+        saved, _ = on_first(lambda: checkpoints.latest(run_dir))
+        if saved is None or self.roll_backs >= MAX_ROLL_BACKS:
+            raise NonFiniteError(
+                f"{run_dir}: want a finite loss and gradient, got {bad} not finite and {MAX_REFUSED} "
+                f"updates in a row refused up to step {self.step}, after going back {self.roll_backs} times"
+            )
+        self._load(saved, *self.descents)
+        self.in_a_row, self.roll_backs = 0, self.roll_backs + 1
+
+    def begin_second_stage(self, saved: checkpoints.Checkpoint) -> None:
+        """Begin with the weights, average and optimiser of a first stage; steps count from 0.
+
+        Raises:
+            CheckpointError: of another architecture, or of no autoencoder's first stage.
+        """
+        theirs = saved.config.train
+        if theirs.stage != "autoencoder" or theirs.first_stage is not None:
+            what = "a generator's" if theirs.stage == "generator" else "a second stage's"
+            raise checkpoints.CheckpointError(
+                f"{saved.path}: want the checkpoint of an autoencoder's first stage, got {what}"
+            )
+        checkpoints.require_architecture(saved, self.config.model, "autoencoder")
+        self._load(saved, "model")
+        self.first_stage = {"path": str(saved.path), "model": saved.model_hash}
+
+    def restore(self, saved: checkpoints.Checkpoint) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            CheckpointError: of another architecture, another first stage, or with other discriminators.
+        """
+        checkpoints.require_architecture(saved, self.config.model, self.config.train.stage)
+        want, got = self.config.train.first_stage, saved.config.train.first_stage
+        if want != got:
+            raise checkpoints.CheckpointError(
+                f"{saved.path}: want a run that began with train.first_stage {want}, got {got}"
+            )
+        if ("adversary" in self.descents) != saved.has("adversary"):
+            want_or_not = "discriminators" if "adversary" in self.descents else "no discriminators"
+            raise checkpoints.CheckpointError(
+                f"{saved.path}: want {want_or_not} (model.mdsa.adversarial), got the opposite"
+            )
+        self._load(saved, *self.descents)
+        self.step, self.seconds = saved.step, saved.state["seconds"]
+        self.first_stage = saved.state.get("first_stage", {})
+
+    def _load(self, saved: checkpoints.Checkpoint, *names: str) -> None:
+        for name in names:
+            descent = self.descents[name]
+            checkpoints.load_weights(descent.module, saved.tensors(name), saved.path / f"{name}.safetensors")
+            descent.load(saved.tensors(_optimizer(name)))
+        checkpoints.load_weights(self.ema.model, saved.tensors("ema"), saved.path / "ema.safetensors")
+        self.ema.num_updates.fill_(saved.state["ema_updates"])
+
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        """What a checkpoint holds: file stem to tensors."""
+        tensors: dict[str, Mapping[str, Tensor]] = {"ema": self.ema.model.state_dict(), **self.stage.frozen}
+        for name, descent in self.descents.items():
+            tensors |= {name: descent.module.state_dict(), _optimizer(name): descent.tensors()}
+        return tensors
+
+    def save(self) -> None:
+        """Commit a checkpoint of this step, then drop the oldest; all ranks call it, the first writes."""
+        on_first(self._save)
+        self.roll_backs = 0
+
+    def _save(self) -> None:
+        run_dir = self.config.train.run_dir
+        if checkpoints.step_directory(run_dir, self.step).exists():
+            return
+        checkpoints.save(
+            run_dir,
+            self.step,
+            tensors=self.tensors(),
+            state={
+                "seconds": self.seconds,
+                "ema_updates": int(self.ema.num_updates.item()),
+                "first_stage": self.first_stage,
+            },
+            config=self.config,
+        )
+        checkpoints.prune(run_dir, self.config.train.keep_checkpoints)
+
+
+def _optimizer(name: str) -> str:
+    """File stem of the optimiser of a module."""
+    return "optimizer" if name == "model" else f"{name}_optimizer"
+
+
+def _seed(seed: int, step: int, part: Part) -> None:
+    """Whatever a loss draws from torch's own generators depends on seed, step and part alone."""
+    [state] = np.random.SeedSequence([seed, step, part.index, part.rank]).generate_state(1)
+    torch.manual_seed(int(state))

@@ -1,0 +1,40 @@
+"""The plan of a run against the run."""
+
+from nano import nano_run
+
+from pavdit.cli.main import main
+from pavdit.train.checkpoint import open_checkpoint
+from pavdit.train.plan import predict
+
+
+def test_sizes_are_those_of_the_run(nano_generator_run):
+    saved = open_checkpoint(nano_generator_run)
+    plan = predict(saved.config)
+    parameters = sum(t.numel() for t in saved.tensors("model").values())
+    frozen = sum(t.numel() for t in saved.tensors("autoencoder").values())
+    assert abs(plan.parameters - parameters) < 0.02 * parameters  # the checkpoint has buffers too
+    assert abs(plan.frozen_parameters - frozen) < 0.02 * frozen
+    size = sum(path.stat().st_size for path in saved.path.glob("*.safetensors"))
+    assert abs(plan.checkpoint - size) < 0.15 * size  # headers weigh something in so small a file
+    assert plan.optimizer == 2 * plan.gradients == 8 * plan.parameters
+
+
+def test_what_counts_is_counted(tmp_path):
+    whole = predict(nano_run(tmp_path, batch_size=4))
+    halves = predict(nano_run(tmp_path, batch_size=4, accumulate=2, first_stage=tmp_path))
+    assert whole.adversary_parameters == 0 < halves.adversary_parameters
+    assert halves.parameters == whole.parameters
+    assert halves.step_flops > whole.step_flops  # the discriminators'
+    assert halves.activations < whole.activations
+
+
+def test_the_command_says_it_and_runs_nothing(tmp_path, nano_generator_run, capsys):
+    run_dir = tmp_path / "run"
+    assert (
+        main(
+            ["train", str(nano_generator_run / "config.yaml"), "--plan", "--set", f"train.run_dir={run_dir}"]
+        )
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert "activations: " in said and "step seconds: " in said and not run_dir.exists()
