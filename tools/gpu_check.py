@@ -55,6 +55,7 @@ SAMPLER = (
         "--json",
         "-",
     ),
+    ("fast_switches", "--preset", "xl", "--text", "8", "16", "32", "--json"),
     ("sampler", "--preset", "xl", "--guidance", "4", "--rounds", "3", "--json", "-"),
 )
 """Ceilings first; the peer, which compiles for minutes, last, over the file that was written without it."""
