@@ -17,10 +17,13 @@ void forward(const AdalnShape& shape, const T* x, Modulation shift, Modulation s
     if (r == begin || r % shape.rows == 0) {
       read_modulation(shape, scale, r / shape.rows, 1.0f, gain);
       read_modulation(shape, shift, r / shape.rows, 0.0f, offset);
+      in_pairs<T>(width, gain);
+      in_pairs<T>(width, offset);
     }
     const T* row = x + r * width;
     forward_row([&](auto v, int64_t i) { return load<decltype(v)>(row + i); }, width, gain, offset, eps,
-                out + r * width, stats + 2 * r, scratch + 2 * width, row + width);
+                out + r * width, stats + 2 * r, scratch + 2 * width,
+                [&](auto v, int64_t i) { fetch(v, row + width + i); });
   }
 }
 

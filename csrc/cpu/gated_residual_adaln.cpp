@@ -18,6 +18,9 @@ void forward(const AdalnShape& shape, const GatedResidualAdaln& call, float* scr
       read_modulation(shape, call.scale, group, 1.0f, gain);
       read_modulation(shape, call.shift, group, 0.0f, offset);
       if constexpr (kGated) read_modulation(shape, call.gate, group, 0.0f, gate);
+      in_pairs<T>(width, gain);
+      in_pairs<T>(width, offset);
+      if constexpr (kGated) in_pairs<T>(width, gate);
     }
     const T* x = static_cast<const T*>(call.x) + r * width;
     const T* y = static_cast<const T*>(call.y) + r * width;
@@ -26,15 +29,20 @@ void forward(const AdalnShape& shape, const GatedResidualAdaln& call, float* scr
       using V = decltype(v);
       V sum = load<V>(x + i);
       if constexpr (kGated) {
-        sum += load<V>(gate + i) * load<V>(y + i);
+        sum = sum + load<V>(gate + i) * load<V>(y + i);
       } else {
-        sum += load<V>(y + i);
+        sum = sum + load<V>(y + i);
       }
       store(residual + i, sum);
       return load<V>(residual + i);  // the norm is of the rounded value
     };
+    const auto ahead = [&](auto v, int64_t i) __attribute__((always_inline)) {
+      fetch(v, x + width + i);
+      fetch(v, y + width + i);
+      fetch(v, residual + width + i);
+    };
     forward_row(close, width, gain, offset, call.eps, static_cast<T*>(call.modulated) + r * width,
-                call.stats + 2 * r, scratch + 3 * width, x + width);
+                call.stats + 2 * r, scratch + 3 * width, ahead);
   }
 }
 

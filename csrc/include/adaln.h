@@ -3,7 +3,7 @@
 #pragma once
 
 #include "adaln_modulate.h"
-#include "vec.h"
+#include "pairs.h"
 
 namespace pavdit {
 namespace {
@@ -37,33 +37,46 @@ inline void read_modulation(const AdalnShape& shape, Modulation m, int64_t group
   });
 }
 
-// source(V{}, i) gives the columns of the row from i on, and is asked once for each. `ahead` is where the
-// next row will be read.
-template <typename T, typename Source>
+// A number near the values of the row, and theirs where they are all the same: the mean of the first columns.
+template <typename Source>
+inline __attribute__((always_inline)) float near_the_mean(Source source, int64_t width) {
+  if (width < kPair) return width > 0 ? source(float{}, 0) : 0.0f;
+  const Pair first = source(Pair{}, 0);
+  return lane_sum(first.first + first.second) / kPair;
+}
+
+// source(V{}, i) gives the columns of the row from i on, again whenever it is asked; gain and shift are in
+// the order of pairs of T. ahead(V{}, i) may fetch what the next row will need there.
+//
+// One pass for both moments, over x - about: E[x^2] - mean^2 would cancel, but E[(x - about)^2] - rest^2
+// loses one bit at most where `about` is no farther from the mean than the spread. Where it is farther, for
+// the first columns are not like the others, the mean of the first pass serves a second one.
+template <typename T, typename Source, typename Ahead>
 inline __attribute__((always_inline)) void forward_row(Source source, int64_t width, const float* gain,
                                                        const float* shift, float eps, T* out, float* stats,
-                                                       float* row, const T* ahead) {
-  Sum sum;
-  over_columns(width, [&](auto v, int slot, int64_t i) {
-    const auto value = source(v, i);
-    store(row + i, value);  // so that the 16-bit types are converted once
-    sum.add(slot, value);
-  });
-  const float about = sum.total() / float(width);
-  Sum centred, squares;  // a second pass over the row in cache: E[x^2] - mean^2 would cancel
-  over_columns(width, [&](auto v, int slot, int64_t i) {
-    __builtin_prefetch(ahead + i);  // this row is in cache now, the next one is not
-    const auto value = load<decltype(v)>(row + i) - about;
-    centred.add(slot, value);
-    squares.add(slot, value * value);
-  });
-  // What rounding left of the mean; beside a mean far above the spread it is not small.
-  const float rest = centred.total() / float(width);
-  const float variance = squares.total() / float(width) - rest * rest;  // below 0 by rounding alone
+                                                       float* row, Ahead ahead) {
+  const float share = 1.0f / float(width);
+  float about = near_the_mean(source, width), rest, variance;
+  for (bool again = false;; again = true) {
+    PairSum sum, squares;
+    over_pairs(width, [&](auto v, int slot, int64_t i) {
+      fetch(v, out + i);
+      const auto value = source(v, i) - about;
+      store(row + i, value);  // so that the 16-bit types are converted once
+      sum.add(slot, value);
+      squares.add(slot, value * value);
+    });
+    rest = sum.total() * share;
+    variance = squares.total() * share - rest * rest;  // below 0 by rounding alone
+    if (again || !(rest * rest > variance)) break;
+    about += rest;
+  }
   const float rstd = 1.0f / __builtin_sqrtf((variance < 0.0f ? 0.0f : variance) + eps);
-  over_columns(width, [&](auto v, int, int64_t i) {
+  const float offset = rest * rstd;
+  over_pairs(width, [&](auto v, int, int64_t i) {
     using V = decltype(v);
-    store(out + i, (load<V>(row + i) - about - rest) * rstd * load<V>(gain + i) + load<V>(shift + i));
+    ahead(v, i);
+    store(out + i, (load<V>(row + i) * rstd - offset) * load<V>(gain + i) + load<V>(shift + i));
   });
   stats[0] = about + rest;
   stats[1] = rstd;

@@ -79,12 +79,16 @@ inline Halves narrow(Words v) {
 
 // ---- bfloat16: the upper half of a float32 ----
 
-// Rounds to nearest even; every NaN becomes the quiet NaN.
+// Rounds the upper half to nearest even; the lower one is left over.
+template <typename W>
+inline W bfloat16_rounded(W bits) {
+  return bits + 0x7fffu + ((bits >> 16) & 1u);
+}
+
+// Every NaN becomes the quiet NaN.
 template <typename F, typename W>
 inline W bfloat16_bits(F value) {
-  const W bits = bit_cast<W>(value);
-  const W rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  return value != value ? W{} + 0x7fc0u : rounded;
+  return value != value ? W{} + 0x7fc0u : bfloat16_rounded(bit_cast<W>(value)) >> 16;
 }
 
 // ---- float16 without F16C, exact for subnormals, infinities and NaN ----

@@ -114,8 +114,9 @@ class TrainConfig(Model):
     """Steps between what people look at: pictures and clips in ``RUN/shown``; None: never."""
     tensorboard: bool = False
     """Also write ``RUN/tensorboard``: scalars, pictures, sound (extra ``log``)."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Autocast dtype; weights and optimiser state stay float32."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Autocast dtype; weights and optimiser state stay float32. `auto`: bfloat16 where the device computes in
+    it (elsewhere it is several times as slow), else float32."""
     device: str = "auto"
     num_workers: int = Field(0, ge=0)
     seed: int = 0

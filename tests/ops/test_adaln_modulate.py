@@ -184,6 +184,29 @@ def test_rows_far_from_zero(width: int, device: str) -> None:
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("unlike", [1, 32])
+@pytest.mark.parametrize("width", [40, 1152])
+def test_rows_that_begin_far_from_their_mean(width: int, unlike: int, device: str) -> None:
+    # The CPU kernel takes its moments around the first columns, which must not show where those stand alone.
+    x = torch.randn(1, 1, 64, width, generator=torch.Generator().manual_seed(5))
+    x[..., :unlike] += 3e4
+    one = torch.ones(1, 1, width, device=device)
+    exact = eager(x.double(), one.cpu().double(), one.cpu().double())[..., unlike:]
+    got, plain = (op(x.to(device), one, one)[..., unlike:].cpu() for op in (adaln_modulate, eager))
+    assert_no_worse(got, plain, exact)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("bits", [0x7FFFFFFF, 0x7F800001, -1])
+def test_every_nan_of_a_float32_modulation_stays_one(bits: int, device: str) -> None:
+    x = torch.randn(1, 1, 2, 72, generator=torch.Generator().manual_seed(6)).to(device, torch.bfloat16)
+    shift = torch.zeros(1, 1, 72, device=device)
+    shift[..., ::3] = torch.tensor(bits, dtype=torch.int32).view(torch.float32)
+    for modulation in ((shift, shift.new_zeros(shift.shape)), (shift.new_zeros(shift.shape), shift)):
+        assert torch.equal(adaln_modulate(x, *modulation).isnan(), shift.isnan().expand(x.shape))
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rounds_like_torch(dtype: torch.dtype, device: str) -> None:
     # Constant rows give xhat = 0, so the float32 shift is all that is rounded: every exponent of normal

@@ -234,6 +234,15 @@ def test_norm_is_that_of_the_rounded_residual(dtype: torch.dtype, device: str) -
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("width", [7, 40, 1152])
+def test_rows_far_from_zero(width: int, device: str) -> None:
+    # As for adaln_modulate; x + y is exact.
+    x = torch.tensor([1.5e10, -3.25e4, 1 / 3], device=device).view(1, 1, 3, 1).expand(-1, -1, -1, width)
+    zero = torch.zeros(1, 1, width, device=device)
+    assert not gated_residual_adaln(x, x, None, zero, zero)[1].any()
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_same_bits_in_every_run(device: str) -> None:
     inputs = draw_case(Case(2, 4, 301, 96, 2, 1, 4), torch.float32, torch.float32, device)
     grads = draw_gradients(inputs[0])
