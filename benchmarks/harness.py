@@ -109,6 +109,14 @@ def results_folder(device: str = "cuda") -> Path:
     return folder
 
 
+def write(path: Path | None, facts: dict[str, object]) -> None:
+    """Replace the file of results as a whole."""
+    if path is not None:
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(facts, indent=1) + "\n")
+        part.replace(path)
+
+
 def gate(op: str, device: str) -> str:
     """Run the op's tests; end where one fails: no time is printed on red."""
     test = ROOT / "tests" / "ops" / f"test_{op}.py"

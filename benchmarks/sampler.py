@@ -8,162 +8,60 @@ three run in one process, interleaved, on random weights and random latents.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import median, quantiles
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from typing_extensions import Unpack
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.counting import Dispatches, Gemms, now
-from benchmarks.harness import header, results_folder
-from pavdit.agreement import Agreement
-from pavdit.config import PRESETS, ModelConfig
-from pavdit.flow.step_cache import StepCache
-from pavdit.latents import PlaneLayout
-from pavdit.mdsa.autoencoder import MDSA
-from pavdit.ops import _library
+from benchmarks.columns import STAGES, TEXT_TOKENS, Column, Job, bind, columns, generate, plain_pytorch, run
+from benchmarks.counting import Dispatches, kernels
+from benchmarks.fast_switches import fast_rows
+from benchmarks.floor import Watch
+from benchmarks.harness import header, results_folder, write
+from pavdit.config import PRESETS
 from pavdit.options import SamplingOptions
-from pavdit.pipeline import Pipeline
-from pavdit.runtime import TIERS, DtypeName, Runtime, Settings
-from pavdit.sampling import BoundVelocity, Captions, sample_batch
-from pavdit.train.models import Generator, choose_device
-
-TEXT_TOKENS = 32
-FAST_INTERVAL = (0.2, 0.8)
-"""Times with guidance of the row that measures the guidance interval."""
-STAGES = ("generator", "decode", "inverse", "end to end")
-
-
-@contextmanager
-def plain_pytorch() -> Iterator[None]:
-    """Every op by its reference, as where nothing was built."""
-    served = dict(_library._native)
-    _library._native.update(dict.fromkeys(served, frozenset()))
-    try:
-        yield
-    finally:
-        _library._native.update(served)
-
-
-@dataclass(frozen=True)
-class Column:
-    """One way to make a sample."""
-
-    pipe: Pipeline
-    ops: Callable[[], AbstractContextManager[None]]
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every column makes."""
-
-    config: ModelConfig
-    batch: int
-    options: SamplingOptions
-    device: torch.device
-    text: int = TEXT_TOKENS
-
-    def noise(self) -> Tensor:
-        """P of noise, the same for all columns."""
-        layout = PlaneLayout.choose(self.config.grid, self.config.stdit.layout)
-        shape = self.batch, self.config.mdsa.latent_channels, layout.num_frames, layout.rows, layout.columns
-        return (torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1).to(self.device)
-
-    def captions(self) -> Captions:
-        """Random text of one bucket."""
-        shape = self.batch, self.text, self.config.stdit.text_dim
-        tokens = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-        return Captions(tokens.to(self.device), None, known=True)
-
-
-def random_pipeline(job: Job, **settings: Unpack[Settings]) -> Pipeline:
-    """A pipeline whose weights are random and nowhere zero."""
-    torch.manual_seed(0)
-    config = job.config.model_copy(
-        update={"text": job.config.text.model_copy(update={"class_names": ("benchmark",)})}
-    )
-    mdsa, generator = MDSA(config), Generator(config)
-    for module in (mdsa, generator):
-        for parameter in module.parameters():
-            if not parameter.any():
-                nn.init.normal_(parameter, std=0.02)
-        module.requires_grad_(False)
-    return Pipeline(config, mdsa, generator, runtime=Runtime.choose(job.device, **settings))
-
-
-def columns(job: Job, dtype: DtypeName) -> dict[str, Column]:
-    """The three ways, on equal weights."""
-    eager = random_pipeline(job, dtype=dtype, graph=False, compile=False)
-    peer = random_pipeline(job, dtype=dtype, graph=False, compile=False)
-    mode = "max-autotune" if job.device.type == "cuda" else "default"
-    for block in peer.generator.stdit.blocks:  # type: ignore[union-attr]
-        block.compile(fullgraph=True, mode=mode)
-    peer.mdsa.decode = torch.compile(peer.mdsa.decode, mode=mode)  # type: ignore[method-assign]
-    ours = random_pipeline(job, dtype=dtype)
-    return {
-        "eager": Column(eager, plain_pytorch),
-        "peer": Column(peer, plain_pytorch),
-        "ours": Column(ours, nullcontext),
-    }
-
-
-def bind(column: Column, job: Job) -> BoundVelocity:
-    """The column's network with the job's condition."""
-    return BoundVelocity(
-        column.pipe.networks.for_text(job.text),  # type: ignore[union-attr]
-        job.captions(),
-        job.options,
-        fps=float(job.config.clip.fps),
-    )
-
-
-@torch.no_grad()
-def run(column: Column, job: Job, noise: Tensor) -> dict[str, float]:
-    """Seconds of each stage of one sample of the batch."""
-    marks = [now(job.device)]
-    with column.ops():
-        latent = sample_batch(bind(column, job), noise, target=None, graphs=column.pipe.graphs)
-        marks.append(now(job.device))
-        frames, images = column.pipe.codec.to_frames(*column.pipe.layout.unstack(latent))
-        marks.append(now(job.device))
-        assert frames is not None and images is not None  # noqa: S101 (both streams were given)
-        column.pipe.codec.to_waves(images)
-        marks.append(now(job.device))
-    parts = [later - earlier for earlier, later in zip(marks[:-1], marks[1:], strict=True)]
-    return dict(zip(STAGES, [*parts, marks[-1] - marks[0]], strict=True))
+from pavdit.runtime import TIERS
+from pavdit.train.models import choose_device
 
 
 @torch.no_grad()
 def step_facts(found: dict[str, Column], job: Job, noise: Tensor) -> dict[str, float]:
-    """Dispatched ops and flops of a step, and the time of its GEMMs alone."""
+    """Dispatched ops (on CUDA also kernels) and flops of a step, and the time of its parts at their best."""
     facts: dict[str, float] = {}
+    guided = job.options.guided
     for name in ("eager", "ours"):
         velocity = bind(found[name], job)
         with found[name].ops(), Dispatches() as mode:
-            velocity(noise, 0.0, job.options.guided)
+            velocity(noise, 0.0, guided)
         facts[f"dispatched_{name}"] = mode.count
+        if job.device.type == "cuda":
+            facts[f"kernels_{name}"] = kernels_of_a_step(found[name], job, noise)
     velocity = bind(found["eager"], job)
     with plain_pytorch():
         with FlopCounterMode(display=False) as flops:
-            velocity(noise, 0.0, job.options.guided)
-        with Gemms() as gemms:
-            velocity(noise, 0.0, job.options.guided)
+            velocity(noise, 0.0, guided)
+        with Watch() as watch:
+            velocity(noise, 0.0, guided)
     facts["step_gflop"] = flops.get_total_flops() / 1e9
-    facts["gemm_gflop"] = gemms.gflop()
-    facts["gemm_seconds"], facts["peak_gflop_per_s"] = gemms.seconds(
-        found["eager"].pipe.runtime.dtype, job.device
-    )
-    return facts
+    facts["gemm_gflop"] = watch.work.gemm_gflop()
+    return facts | watch.work.seconds(found["eager"].pipe.runtime.dtype, job.device)
+
+
+def kernels_of_a_step(column: Column, job: Job, noise: Tensor) -> int:
+    """On CUDA: what a sample of two steps launches beyond one of one step."""
+    found = []
+    for steps in (1, 2):
+        short = replace(job, options=replace(job.options, num_steps=steps))
+        with column.ops():
+            found.append(kernels(lambda short=short: generate(column, short, noise)))
+    return found[1] - found[0]
 
 
 def main() -> None:
@@ -183,7 +81,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     parser.add_argument("--json", type=Path, help="a file, or a folder of results with -", metavar="FILE")
     parser.add_argument(
-        "--profile", type=Path, help="write a Chrome trace of one sample of ours", metavar="FILE"
+        "--profile",
+        type=Path,
+        help="write a Chrome trace of two steps, decode and inverse of ours",
+        metavar="FILE",
     )
     parser.add_argument(
         "--no-peer", action="store_true", help="leave Inductor out, which compiles for minutes"
@@ -209,89 +110,59 @@ def main() -> None:
     for column in found.values():  # compiles, and touches every weight
         run(column, short, noise)
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in found}
+    path = options.json
+    if path is not None and str(path) == "-":
+        path = (
+            results_folder(device.type)
+            / f"sampler-{options.preset}-batch{options.batch}-guidance{options.guidance:g}.json"
+        )
     for _ in range(options.rounds):
         for name, column in found.items():
             samples[name].append(run(column, job, noise))
-    rows = table(samples, job)
-    step = step_facts(found, job, noise)
-    print(summary(rows, step, job), flush=True)
-    fast = fast_rows(job, options.dtype, options.rounds) if options.tier == "fast" else {}
+        facts |= {"stats": found["ours"].pipe.stats, "rows": table(samples, job)}
+        write(path, facts)  # after every round: what is measured is kept, whatever happens next
+    facts["step"] = step_facts(found, job, noise)
+    print(lines(facts["rows"], job), summary(facts["rows"], facts["step"], job), sep="\n", flush=True)
+    write(path, facts)
+    if options.tier == "fast":
+        facts["fast"] = fast_rows(job, options.dtype, options.rounds)
+        write(path, facts)
     if options.profile:
-        with torch.profiler.profile() as profile:
-            run(found["ours"], job, noise)
-        profile.export_chrome_trace(str(options.profile))
-        print(f"trace: {options.profile}")
-    if options.json:
-        target = options.json
-        if str(target) == "-":
-            target = results_folder(device.type) / f"sampler-{options.preset}-{options.batch}.json"
-        everything = facts | {"stats": found["ours"].pipe.stats, "rows": rows, "step": step, "fast": fast}
-        target.write_text(json.dumps(everything, indent=1) + "\n")
+        profile_to(options.profile, found["ours"], short, noise)
 
 
-def fast_rows(job: Job, dtype: DtypeName, rounds: int) -> dict[str, dict[str, object]]:
-    """Time and error of the fast switches, one at a time and together, against exact on the same noise."""
-    low, high = FAST_INTERVAL
-    interval = replace(job, options=replace(job.options, guidance_interval=FAST_INTERVAL))
-    cache = replace(job, options=replace(job.options, step_cache=StepCache()))
-    ways: dict[str, tuple[Settings, Job]] = {
-        "exact": ({}, job),
-        "fp8": ({"fp8": True}, job),
-        "absorbed": ({"absorbed": True}, job),
-        "fast": ({"tier": "fast"}, job),
-        f"guidance {low:g}-{high:g}": ({}, interval),
-        f"step cache {StepCache()}": ({}, cache),
-        "all": (
-            {"tier": "fast"},
-            replace(interval, options=replace(interval.options, step_cache=StepCache())),
-        ),
-    }
-    noise, short = job.noise(), replace(job.options, num_steps=2)
-    pipes = {name: random_pipeline(job, dtype=dtype, **settings) for name, (settings, _) in ways.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    latents: dict[str, Tensor] = {}
-    for name in ways:
-        _sample(pipes[name], replace(job, options=short), noise)
-    for _ in range(rounds):
-        for name, (_, own) in ways.items():
-            begin = now(job.device)
-            latents[name] = _sample(pipes[name], own, noise)
-            seconds[name].append(now(job.device) - begin)
-    rows: dict[str, dict[str, object]] = {}
-    for name, runs in seconds.items():
-        pipe, exact = pipes["exact"], latents["exact"]
-        error = Agreement.of(pipe.codec, pipe.layout, latents[name], exact)
-        ratio = median(seconds["exact"]) / median(runs)
-        print(f"{name:<30}{median(runs) / job.batch:9.4f} s {ratio:5.2f}x exact   {error}", flush=True)
-        stats = {switch: pipes[name].stats[switch] for switch in ("fp8", "absorbed")}
-        rows[name] = {"median": median(runs) / job.batch, **asdict(error), **stats}
-    return rows
-
-
-@torch.no_grad()
-def _sample(pipe: Pipeline, job: Job, noise: Tensor) -> Tensor:
-    """P of the job's options; a switch is measured as it is, also on text that it leaves alone by default."""
-    assert pipe.networks is not None  # noqa: S101 (it has a generator)
-    velocity = BoundVelocity(pipe.networks.short, job.captions(), job.options, fps=float(job.config.clip.fps))
-    return sample_batch(velocity, noise, target=None, graphs=pipe.graphs)
+def profile_to(path: Path, column: Column, job: Job, noise: Tensor) -> None:
+    """A Chrome trace of a sample of few steps, and beside it the costliest ops as text."""
+    with torch.profiler.profile() as profile:
+        run(column, job, noise)
+    profile.export_chrome_trace(str(path))
+    order = f"self_{job.device.type}_time_total"
+    text = path.with_suffix(".txt")
+    text.write_text(profile.key_averages().table(sort_by=order, row_limit=40) + "\n")
+    print(f"trace: {path}, its costliest ops: {text}")
 
 
 def table(samples: dict[str, list[dict[str, float]]], job: Job) -> dict[str, dict[str, dict[str, float]]]:
-    """Median and 95th percentile of seconds a sample, by stage and column; prints the lines."""
+    """Median and 95th percentile of seconds a sample, by stage and column."""
     rows: dict[str, dict[str, dict[str, float]]] = {}
-    print(f"{'s/sample':<12}" + "".join(f"{name + ' median':>16}{'p95':>9}" for name in samples))
     for stage in STAGES:
-        line = f"{stage:<12}"
         rows[stage] = {}
         for name, runs in samples.items():
             seconds = [one[stage] / job.batch for one in runs]
             p95 = quantiles(seconds, n=20)[-1] if len(seconds) > 1 else seconds[0]
             rows[stage][name] = {"median": median(seconds), "p95": p95}
-            line += f"{median(seconds):16.4f}{p95:9.4f}"
-        ours = rows[stage]["ours"]["median"]
-        against = (f"{rows[stage][name]['median'] / ours:.2f}x {name}" for name in samples if name != "ours")
-        print(line + "   " + ", ".join(against), flush=True)
     return rows
+
+
+def lines(rows: dict[str, dict[str, dict[str, float]]], job: Job) -> str:
+    """The table for people."""
+    text = f"{'s/sample':<12}" + "".join(f"{name + ' median':>16}{'p95':>9}" for name in rows[STAGES[0]])
+    for stage, row in rows.items():
+        ours = row["ours"]["median"]
+        against = (f"{one['median'] / ours:.2f}x {name}" for name, one in row.items() if name != "ours")
+        cells = "".join(f"{one['median']:16.4f}{one['p95']:9.4f}" for one in row.values())
+        text += f"\n{stage:<12}{cells}   {', '.join(against)}"
+    return text
 
 
 def summary(rows: dict[str, dict[str, dict[str, float]]], step: dict[str, float], job: Job) -> str:
@@ -299,13 +170,19 @@ def summary(rows: dict[str, dict[str, dict[str, float]]], step: dict[str, float]
     ours, eager = (rows["generator"][name]["median"] * job.batch for name in ("ours", "eager"))
     gemms = step["gemm_seconds"] * job.options.num_steps
     floor = step["step_gflop"] * job.options.num_steps / step["peak_gflop_per_s"]
+    alone = (step["gemm_seconds"] + step["attention_seconds"]) * job.options.num_steps
+    on_device = ""
+    if "kernels_ours" in step:
+        on_device = f", kernels ours {step['kernels_ours']:.0f}, eager {step['kernels_eager']:.0f}"
     return (
         f"a step: {step['step_gflop']:.1f} GFLOP, GEMMs {step['gemm_gflop']:.1f}; dispatched ops ours "
         f"{step['dispatched_ours']:.0f}, eager {step['dispatched_eager']:.0f} "
-        f"({step['dispatched_ours'] / step['dispatched_eager']:.0%})\n"
+        f"({step['dispatched_ours'] / step['dispatched_eager']:.0%})"
+        f"{on_device}\n"
         f"generator: GEMMs alone {gemms:.3f} s = {gemms / eager:.0%} of eager, {gemms / ours:.0%} of ours, "
         f"so at most {eager / gemms:.2f}x eager; floor {floor:.3f} s at {step['peak_gflop_per_s']:.0f} "
-        f"GFLOP/s (the best of these GEMMs), {floor / ours:.0%} reached"
+        f"GFLOP/s (the best of these GEMMs), {floor / ours:.0%} reached; ours takes {ours / alone:.2f}x "
+        "its GEMMs and attention, each at its best"
     )
 
 

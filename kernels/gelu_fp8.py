@@ -38,9 +38,9 @@ def gelu_fp8_fwd_kernel(
     column = tl.arange(0, BLOCK)
     mask = column < width
     y = tl.load(x + row * width + column, mask=mask, other=0.0).to(tl.float32)
-    # 0.5 y (1 + tanh u) = y (1 - 1 / (1 + exp(2u))); exp may overflow to infinity, which gives y
+    # 0.5 y (1 + tanh u) = y / (1 + exp(-2u)), where nothing cancels; exp may overflow, which gives 0
     u = 0.7978845608028654 * (y + 0.044715 * y * y * y)
-    y = y - y / (1.0 + tl.exp(2.0 * u))
+    y = y / (1.0 + tl.exp(-2.0 * u))
     largest = tl.maximum(tl.max(tl.abs(y), 0), 1e-12, propagate_nan=tl.PropagateNan.ALL)
     tl.store(values + row * width + column, (y * (448.0 / largest)).to(tl.float8e4nv), mask=mask)
     tl.store(scales + row, largest / 448.0)

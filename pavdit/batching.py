@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -132,13 +133,22 @@ def in_batches(
 
 
 def _remedies(clips: int, device: torch.device, error: BaseException) -> str:
-    memory = ""
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        memory = f", {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-    cause = (str(error).splitlines() or [""])[0]
-    remedy = "a smaller batch_size, " if clips > 1 else ""
+    """What was wanted, what there is, and what helps."""
+    free, total = free_memory(device)
+    cause = (str(error).splitlines() or [type(error).__name__])[0]
+    smaller = ["a smaller batch_size"] if clips > 1 else []
+    device_own = ["graph off"] if device.type == "cuda" else ["closing other programs"]
+    remedies = ", ".join([*smaller, "dtype bfloat16", *device_own])
+    there = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
     return (
-        f"memory: want room for a batch of {clips} on {device}{memory}, got: {cause}; "
-        f"try {remedy}dtype bfloat16, graph off, or a smaller preset"
+        f"memory: want room for a batch of {clips} on {device}, {there}, got: {cause}; "
+        f"try {remedies} or a smaller preset"
     )
+
+
+def free_memory(device: torch.device) -> tuple[int, int]:
+    """Free and all bytes of a device, or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)
+    pages = os.sysconf("SC_PAGE_SIZE")
+    return os.sysconf("SC_AVPHYS_PAGES") * pages, os.sysconf("SC_PHYS_PAGES") * pages

@@ -222,6 +222,17 @@ class Pipeline:
         )
         return [clip for _, clip in sorted(clips, key=lambda pair: pair[0])]
 
+    def warm_up(self, prompt: str | None = None, *, batch_size: int = 1, **choices: Unpack[Choices]) -> None:
+        """Do ahead what the first sample of this kind would wait for: compile, capture graphs, make tables.
+
+        Args:
+            prompt: any of the text length to come.
+            batch_size: clips at a time.
+            choices: as for a call; the number of steps does not matter.
+        """
+        choices["steps"] = 2  # with a guidance interval, one step of each kind
+        self(prompt, n=batch_size, batch_size=batch_size, **choices)
+
     def stream(
         self,
         prompt: str | Sequence[str] | None = None,

@@ -74,8 +74,8 @@ class BoundVelocity:
 
     def reuse(self, t: float, guided: bool) -> BlockReuse | None:
         """What the step at a time does with the residual of the cached blocks."""
-        use, cache = self._uses[t], self.options.step_cache
-        if use == "plain" or cache is None:
+        cache = self.options.step_cache
+        if cache is None or (use := self._uses[t]) == "plain":
             return None
         if guided not in self._residuals:
             condition = self.condition(guided)

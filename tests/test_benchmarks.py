@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from nano import nano
 
-from benchmarks import ablations
+from benchmarks import ablations, batch_sweep, sampler
 from pavdit.train.checkpoint import open_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +33,7 @@ def test_sampler_benchmark(tmp_path: Path) -> None:
     facts = json.loads(found.read_text())
     assert set(facts["rows"]) == {"generator", "decode", "inverse", "end to end"}
     assert all(row["ours"]["median"] > 0 for row in facts["rows"].values())
+    assert facts["step"]["attention_seconds"] > 0 and facts["step"]["gemm_seconds"] > 0
     assert facts["step"]["dispatched_ours"] <= 0.6 * facts["step"]["dispatched_eager"]
     assert facts["fast"]["exact"]["latent_rms"] == 0
     assert facts["fast"]["absorbed"]["latent_rms"] < facts["fast"]["fp8"]["latent_rms"] < 0.1
@@ -61,3 +64,23 @@ def test_ablations_train_each_variant_and_share_the_first_stage(
         assert config.train.first_stage == tmp_path / f"{name if name in switches[:3] else 'whole'}-1"
     again = ablations.main([*arguments, "--only", "whole", "kl"])
     assert again == 0 and json.loads(found.read_text())["rows"] == {n: rows[n] for n in ("whole", "kl")}
+
+
+def test_sweep_over_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setitem(sys.modules, "matplotlib", ModuleType("matplotlib"))
+    monkeypatch.setattr(batch_sweep, "picture", lambda path, rows, title: drawn.append(len(rows)))
+    monkeypatch.setitem(sampler.PRESETS, "tiny", nano)
+    options = "--preset tiny --steps 1 --rounds 1 --device cpu --batches 1 2 -o"
+    monkeypatch.setattr(sys, "argv", ["batch_sweep", *options.split(), str(tmp_path)])
+    batch_sweep.main()
+    rows = json.loads((tmp_path / "batch-sweep-tiny.json").read_text())["samples_per_second"]
+    assert [row["batch"] for row in rows] == drawn == [1, 2]
+    assert all(row["ours"] > 0 and row["eager"] > 0 for row in rows)
+
+
+def test_the_picture_wants_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr(sys, "argv", ["batch_sweep"])
+    with pytest.raises(SystemExit, match=r"batch_sweep: want matplotlib .*pavdit\[bench\].*, got none"):
+        batch_sweep.main()

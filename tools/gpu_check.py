@@ -1,8 +1,9 @@
-"""The one command for a machine with a CUDA device: `make gpu-check [PART=tests|ops|sanitize]`.
+"""The one command for a machine with a CUDA device: `make gpu-check [PART=tests|ops|sampler|sanitize]`.
 
 Installs nothing: the libraries lie in pavdit/ (built there or carried), torch is the machine's own. Every
 part prints a short table last and writes JSON to $OUT, or to benchmarks/results/<machine>/ where OUT is not
-set. Without PART the tests run, then the benchmarks; the sanitizers, which need minutes, only where named.
+set. Without PART the tests run, then the benchmarks of ops and sampler until nine minutes are over; the
+sanitizers, which need minutes, only where named.
 """
 
 from __future__ import annotations
@@ -21,7 +22,43 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 REQUIRED = {"PAVDIT_REQUIRE_KERNELS": "cpu,cuda", "PYTHONPATH": str(ROOT)}
-DEFAULT = ("tests", "ops")
+DEFAULT = ("tests", "ops", "sampler")
+DEFAULT_SECONDS, PART_SECONDS = 540, 480
+"""Until no further part begins, and for the commands of one part together."""
+SAMPLER = (
+    ("gemms", "--device", "cuda", "--json"),
+    ("attention", "--device", "cuda", "--json"),
+    ("sampler", "--preset", "xl", "--guidance", "1", "--no-peer", "--json", "-"),
+    (
+        "sampler",
+        "--preset",
+        "xl",
+        "--guidance",
+        "4",
+        "--no-peer",
+        "--json",
+        "-",
+        "--profile",
+        "{folder}/profile-xl.json",
+    ),
+    (
+        "sampler",
+        "--preset",
+        "xl",
+        "--guidance",
+        "1",
+        "--batch",
+        "16",
+        "--rounds",
+        "3",
+        "--no-peer",
+        "--json",
+        "-",
+    ),
+    ("fast_switches", "--preset", "xl", "--text", "8", "16", "32", "--json"),
+    ("sampler", "--preset", "xl", "--guidance", "4", "--rounds", "3", "--json", "-"),
+)
+"""Ceilings first; the peer, which compiles for minutes, last, over the file that was written without it."""
 SANITIZERS = ("memcheck", "racecheck", "initcheck")
 SANITIZED_SECONDS = 480
 """For all sanitizers together; they slow a kernel down tenfold to a hundredfold."""
@@ -84,6 +121,31 @@ def ops() -> bool:
     return good
 
 
+def sampler() -> bool:
+    """Run ceilings, attention backends and whole samples of `xl`, as many as fit into the part's time."""
+    from benchmarks.harness import results_folder
+
+    folder, end, good = results_folder(), time.monotonic() + PART_SECONDS, True
+    # compiled code outlives the part, so that the next one compiles nothing again
+    environment = os.environ | REQUIRED | {"PAVDIT_CACHE_DIR": str(ROOT / "out" / "cache")}
+    for name, *rest in SAMPLER:
+        options = [option.format(folder=folder) for option in rest]
+        command = [sys.executable, "-m", f"benchmarks.{name}", *options]
+        words = " ".join([name, *options])
+        left = end - time.monotonic()
+        if left < 1:
+            print(f"gpu-check sampler: no time for {words}", flush=True)
+            continue
+        try:
+            code = subprocess.run(command, cwd=ROOT, env=environment, timeout=left).returncode
+        except subprocess.TimeoutExpired:
+            print(f"gpu-check sampler: time is over in {words}; what it wrote is kept", flush=True)
+            continue
+        print(f"gpu-check sampler: {words}: {'ok' if code == 0 else f'exit code {code}'}", flush=True)
+        good &= code == 0
+    return good
+
+
 def sanitizer_or_exit() -> str:
     """Find compute-sanitizer on PATH or in the CUDA toolkit."""
     places = [os.environ.get("CUDA_HOME", "/usr/local/cuda"), "/usr/local/cuda"]
@@ -141,7 +203,7 @@ def sanitize() -> bool:
     return good
 
 
-PARTS: dict[str, Callable[[], bool]] = {"tests": tests, "ops": ops, "sanitize": sanitize}
+PARTS: dict[str, Callable[[], bool]] = {"tests": tests, "ops": ops, "sampler": sampler, "sanitize": sanitize}
 
 
 def main() -> None:
@@ -150,7 +212,13 @@ def main() -> None:
     if unknown := [part for part in wanted if part not in PARTS]:
         sys.exit(f"gpu-check: want PART {' or '.join(PARTS)}, got {' '.join(unknown)}")
     device_or_exit()
-    if not all([PARTS[part]() for part in wanted]):
+    begin, good = time.monotonic(), True
+    for part in wanted:
+        if not sys.argv[1:] and time.monotonic() - begin > DEFAULT_SECONDS:
+            print(f"gpu-check: nine minutes are over; left out: {part} (PART={part})")
+            continue
+        good &= PARTS[part]()
+    if not good:
         sys.exit("gpu-check: failed")
 
 

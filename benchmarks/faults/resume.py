@@ -28,25 +28,36 @@ STEPS = 24
 ELASTIC_TOLERANCE = 0.01
 """Of a loss; other clips differ by far more, another order of summation, 24 steps of Adam later, by less."""
 
-STATE = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
+STATE = (".safetensors", ".distcp")
 
 
-def run_of(folder: Path, stage: str, workers: int, accumulate: int, ranks: int, **train: object) -> RunConfig:
+def run_of(
+    folder: Path,
+    stage: str,
+    workers: int,
+    accumulate: int,
+    ranks: int,
+    steps: int,
+    sharded: bool = False,
+    **train: object,
+) -> RunConfig:
     """A run of one kind; an autoencoder for generators lies in ``folder/autoencoder``."""
     options: dict[str, object] = {
-        "num_steps": STEPS,
+        "num_steps": steps,
         "batch_size": 4 if accumulate * ranks <= 4 else accumulate * ranks,
         "accumulate": accumulate,
         "num_workers": workers,
         "final_learning_rate": 1e-4,
         "warmup_steps": 5,
         "ema_decay": 0.9,
-        "checkpoint_every": STEPS,
-        "log_every": STEPS,
+        "checkpoint_every": steps,
+        "log_every": steps,
     }
     if stage == "generator":
         options |= {"autoencoder": folder / "autoencoder", "tasks": EVERY_TASK}
-    name = f"{stage}-{workers}-{accumulate}-{ranks}"
+    if sharded:
+        options["sharded"] = True
+    name = f"{stage}-{workers}-{accumulate}-{ranks}" + "-sharded" * sharded
     return nano_run(folder / name, stage, **(options | train))
 
 
@@ -62,41 +73,44 @@ def prepare(folder: Path, stage: str) -> None:
         run_jobs([(nano_run(folder / "autoencoder", checkpoint_every=4), "auto")])
 
 
-def differences(folder: Path, stage: str, workers: int, accumulate: int, ranks: int, cuts: int) -> list[str]:
+def differences(
+    folder: Path, stage: str, workers: int, accumulate: int, ranks: int, sharded: bool, steps: int, cuts: int
+) -> list[str]:
     """What differs, one line a cut point; `cuts` of them, spread over the run."""
     prepare(folder, stage)
-    straight = run_of(folder, stage, workers, accumulate, ranks, checkpoint_every=1, keep_checkpoints=STEPS)
+    straight = run_of(
+        folder, stage, workers, accumulate, ranks, steps, sharded, checkpoint_every=1, keep_checkpoints=steps
+    )
     run_jobs([(straight, "auto")], ranks)
-    places = [1 + (STEPS - 2) * i // max(1, cuts - 1) for i in range(cuts)]
+    places = [1 + (steps - 2) * i // max(1, cuts - 1) for i in range(cuts)]
     jobs: list[Job] = []
     for place in places:
         start = str(step_directory(straight.train.run_dir, place))
-        jobs.append((in_other(straight, f"cut-{place}", checkpoint_every=STEPS, log_every=1), start))
+        jobs.append((in_other(straight, f"cut-{place}", checkpoint_every=steps, log_every=1), start))
     run_jobs(jobs, ranks)
     want = open_checkpoint(straight.train.run_dir)
     found = []
     for config, _ in jobs:
         got = open_checkpoint(config.train.run_dir)
-        bad = [name for name in STATE if got.files[name] != want.files[name]]
-        if got.step != STEPS or bad:
+        state = [name for name in want.files if name.endswith(STATE)]
+        bad = [name for name in state if got.files.get(name) != want.files[name]]
+        if got.step != steps or bad:
             found.append(f"{config.train.run_dir.name}: step {got.step}, other {', '.join(bad)}")
     return found
 
 
-def elastic(folder: Path, stage: str) -> list[str]:
+def elastic(folder: Path, stage: str, steps: int) -> list[str]:
     """What differs between one rank all the time and 1 -> 2 -> 1 ranks: the loss of any step, by too much."""
     prepare(folder, stage)
-    alone = run_of(folder, stage, 0, 2, 1, checkpoint_every=8, keep_checkpoints=STEPS, log_every=1)
-    mixed = in_other(alone, "elastic", num_steps=8)
-    longer = [
-        mixed.model_copy(update={"train": mixed.train.model_copy(update={"num_steps": n})}) for n in (16, 24)
-    ]
-    run_jobs([(alone, "auto"), (mixed, "auto")])
-    run_jobs([(longer[0], "auto")], 2)
-    run_jobs([(longer[1], "auto")])
-    want, got = losses(alone.train.run_dir), losses(mixed.train.run_dir)
-    if len(want) != STEPS or len(got) != STEPS:
-        return [f"{stage}: want losses of {STEPS} steps, got {len(want)} and {len(got)}"]
+    third = steps // 3
+    alone = run_of(folder, stage, 0, 2, 1, steps, final_learning_rate=None, log_every=1)
+    mixed = [in_other(alone, "elastic", num_steps=n) for n in (third, 2 * third, steps)]
+    run_jobs([(alone, "auto"), (mixed[0], "auto")])
+    run_jobs([(mixed[1], "auto")], 2)
+    run_jobs([(mixed[2], "auto")])
+    want, got = losses(alone.train.run_dir), losses(mixed[0].train.run_dir)
+    if len(want) != steps or len(got) != steps:
+        return [f"{stage}: want losses of {steps} steps, got {len(want)} and {len(got)}"]
     return [
         f"{stage}, step {k + 1}: {a:.6f} with one rank, {b:.6f} with changing ranks"
         for k, (a, b) in enumerate(zip(want, got, strict=True))
@@ -115,32 +129,40 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cuts", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--stages", nargs="+", default=["autoencoder", "generator"])
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--accumulate", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--sharded", action="store_true", help="generators on several ranks also sharded")
     parser.add_argument("--folder", type=Path, help="where to work; a temporary one by default")
     options = parser.parse_args()
     folder, faults, done = work_folder(options.folder), [], 0
-    kinds = itertools.product(options.stages, options.workers, options.accumulate, options.ranks)
-    for stage, workers, accumulate, ranks in kinds:
-        found = differences(folder, stage, workers, accumulate, ranks, options.cuts)
+    kinds = itertools.product(
+        options.stages,
+        options.workers,
+        options.accumulate,
+        options.ranks,
+        [False, True][: 1 + options.sharded],
+    )
+    for stage, workers, accumulate, ranks, sharded in kinds:
+        if sharded and (stage != "generator" or ranks == 1):
+            continue
+        found = differences(folder, stage, workers, accumulate, ranks, sharded, options.steps, options.cuts)
         faults += found
         done += options.cuts - len(found)
         print(
-            f"{stage}, {workers} workers, accumulate {accumulate}, {ranks} ranks: "
+            f"{stage}, {workers} workers, accumulate {accumulate}, {ranks} ranks{', sharded' * sharded}: "
             f"{options.cuts - len(found)} of {options.cuts} equal to the bit",
             flush=True,
         )
     if max(options.ranks) > 1:
         for stage in options.stages:
-            found = elastic(folder, stage)
+            found = elastic(folder, stage, options.steps)
             faults += found
-            done += STEPS - len(found)
-            print(
-                f"{stage}, 1 -> 2 -> 1 ranks: {STEPS - len(found)} of {STEPS} losses those of one rank",
-                flush=True,
-            )
+            done += options.steps - len(found)
+            same = options.steps - len(found)
+            print(f"{stage}, 1 -> 2 -> 1 ranks: {same} of {options.steps} losses are those of one rank")
     return check(faults, done, "comparisons hold")
 
 

@@ -9,12 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.harness import Call, Case, main
-from pavdit.ops.axis_attention import (
-    axis_attention,
-    axis_attention_reference,
-    axis_query_attention,
-    axis_query_attention_reference,
-)
+from pavdit.ops import axis_attention, axis_query_attention
+from pavdit.ops._axis_reference import axis_attention_reference, axis_query_attention_reference
 
 SHAPES = {  # positions, length, heads, E
     "cpu": [

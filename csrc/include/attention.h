@@ -5,7 +5,7 @@
 //   dp_ij = g_i . v_j,   ds_ij = scale p_ij (dp_ij - sum over j of p_ij dp_ij)     g: the gradient of out
 //   dv_j  = sum of p_ij g_i,   dq_i = sum of ds_ij k_j,   dk_j = sum of ds_ij q_i
 //
-// Up to 8 tokens, short_attention.h has the scores. Beyond, scores lie as [key][query]: a vector holds one
+// Up to 16 keys, short_attention.h has the scores. Beyond, scores lie as [key][query]: a vector holds one
 // key's scores for several queries, so the softmax needs no sum across lanes. Every sum of products, forward
 // and backward, is then the one function `product`. Queries are worked on in tiles, so that the scores of
 // many keys stay in the L1 cache.
@@ -150,23 +150,24 @@ inline void attend_tiles(const Problem& problem, const Operands& of, const Atten
 }
 
 template <int kKeys>
-void attend_few(Few<kKeys>, const Problem& problem, const Operands* of, int64_t count, float* weights) {
+__attribute__((noinline)) void attend_few(Few<kKeys>, const Problem& problem, const Operands* of,
+                                          int64_t count, float* scratch) {
   using Keys = Few<kKeys>;
-  const int64_t each = Keys::scores(problem.queries);
+  const int64_t columns = padded(problem.width, kNarrow), each = Keys::scores(problem.queries);
+  float *scores = scratch, *weights = scratch + count * each;
   for (int64_t n = 0; n < count; ++n) {
-    Keys::dots(problem.queries, problem.width, of[n].q, of[n].k, weights + n * each);
-  }
-  for (int64_t i = 0; i < count * each; i += kLanes) {
-    write(weights + i, Keys::softmax(read<Floats>(weights + i), problem.scale));
+    Keys::dots(problem.queries, columns, of[n].q, of[n].k, scores + n * each);
   }
   for (int64_t n = 0; n < count; ++n) {
-    product<Short>({weights + n * each, Keys::kGroup, 1}, {of[n].v.data, of[n].v.stride}, of[n].out,
-                   problem.queries, kKeys, padded(problem.width, kNarrow));
+    Keys::softmax(problem.queries, scores + n * each, problem.scale, weights + n * each);
+  }
+  for (int64_t n = 0; n < count; ++n) {
+    Keys::mix(problem.queries, columns, weights + n * each, of[n].v, of[n].out);
   }
 }
 
 inline bool are_few(const Problem& problem) {
-  return problem.queries <= kFew && problem.keys > 0 && problem.keys <= kFewKeys;
+  return problem.queries <= kFew && problem.keys > 0 && problem.keys <= kFew;
 }
 
 // `count` problems of one size, at most problems_at_once(queries, keys).
@@ -186,20 +187,16 @@ inline void attend(const Problem& problem, const Rows& q, const Rows& k, const R
 template <int kKeys>
 void attend_backward_few(Few<kKeys>, const Problem& problem, const Rows& q, const Rows& k, const Rows& v,
                          const Rows& grad, const Result& dq, const Result& dk, const Result& dv,
-                         float* weights) {
+                         float* scratch) {
   using Keys = Few<kKeys>;
   const int64_t columns = padded(problem.width, kNarrow), count = Keys::scores(problem.queries);
-  float* dweights = weights + count;
-  Keys::dots(problem.queries, problem.width, q, k, weights);
-  Keys::dots(problem.queries, problem.width, grad, v, dweights);
-  for (int64_t i = 0; i < count; i += kLanes) {
-    const Floats p = Keys::softmax(read<Floats>(weights + i), problem.scale);
-    write(weights + i, p);
-    write(dweights + i, Keys::softmax_backward(p, read<Floats>(dweights + i), problem.scale));
-  }
-  product<Short>({dweights, Keys::kGroup, 1}, {k.data, k.stride}, dq, problem.queries, kKeys, columns);
-  product<Short>({dweights, 1, Keys::kGroup}, {q.data, q.stride}, dk, kKeys, problem.queries, columns);
-  product<Short>({weights, 1, Keys::kGroup}, {grad.data, grad.stride}, dv, kKeys, problem.queries, columns);
+  float *scores = scratch, *dscores = scores + count, *weights = dscores + count, *dweights = weights + count;
+  Keys::dots(problem.queries, columns, q, k, scores);
+  Keys::dots(problem.queries, columns, grad, v, dscores);
+  Keys::softmax_backward(problem.queries, scores, dscores, problem.scale, weights, dweights);
+  product<Short>({dweights, Keys::kStride, 1}, {k.data, k.stride}, dq, problem.queries, kKeys, columns);
+  product<Short>({dweights, 1, Keys::kStride}, {q.data, q.stride}, dk, kKeys, problem.queries, columns);
+  product<Short>({weights, 1, Keys::kStride}, {grad.data, grad.stride}, dv, kKeys, problem.queries, columns);
 }
 
 // Computes p again. dk and dv must not overlap any row that is read.

@@ -12,10 +12,12 @@ namespace pavdit {
 // Rows of t (..., n, A, E) along `axis`, or of its part `part` of n. A tensor (..., A, E) has `tail` 2.
 template <typename Pointer>
 AxisRows<Pointer> axis_rows(const Tensor& t, int64_t axis, Pointer data, int tail = 2) {
-  AxisRows<Pointer> rows{data, t.stride(axis), t.stride(t.dim() - 2), {}};
+  const auto strides = t.strides();
+  const int64_t dim = int64_t(strides.size());
+  AxisRows<Pointer> rows{data, strides[axis], strides[dim - 2], {}};
   int other = 0;
-  for (int64_t i = 0; i < t.dim() - tail; ++i) {
-    if (i != axis) rows.others[other++] = t.stride(i);
+  for (int64_t i = 0; i < dim - tail; ++i) {
+    if (i != axis) rows.others[other++] = strides[i];
   }
   return rows;
 }
@@ -30,10 +32,9 @@ AxisRows<Void*> axis_part(const Tensor& t, int64_t axis, int64_t part, Void* dat
 
 // (..., n, A, E) to (..., A, E).
 inline std::vector<int64_t> sizes_without_parts(const Tensor& t) {
-  std::vector<int64_t> sizes;
-  for (int64_t i = 0; i < t.dim(); ++i) {
-    if (i != t.dim() - 3) sizes.push_back(t.size(i));
-  }
+  const auto all = t.sizes();
+  std::vector<int64_t> sizes(all.begin(), all.end());
+  sizes.erase(sizes.end() - 3);
   return sizes;
 }
 
@@ -107,14 +108,15 @@ struct AxisOperands {
 
  private:
   void set_shape(const char* op, const Tensor& t, int64_t parts, int64_t axis) {
-    const int64_t leading = t.dim() - 3;
+    const auto sizes = t.sizes();
+    const int64_t leading = int64_t(sizes.size()) - 3;
     STD_TORCH_CHECK(
-        leading >= 1 && leading <= kAxisMaxLeading && axis >= 0 && axis < leading && t.size(leading) == parts,
+        leading >= 1 && leading <= kAxisMaxLeading && axis >= 0 && axis < leading && sizes[leading] == parts,
         op, ": want (...,", parts, ",A,E) with 1..", kAxisMaxLeading, " leading axes and axis = ", axis,
         " one of them, got ", sizes_text(t));
-    shape.keys = t.size(axis);
-    shape.heads = t.size(leading + 1);
-    shape.width = t.size(leading + 2);
+    shape.keys = sizes[axis];
+    shape.heads = sizes[leading + 1];
+    shape.width = sizes[leading + 2];
     STD_TORCH_CHECK(
         shape.keys >= 1 && shape.keys <= kAxisMaxLength && shape.width >= 1 && shape.width <= kAxisMaxWidth,
         op, ": want 1..", kAxisMaxLength, " tokens along the axis and E in 1..", kAxisMaxWidth, ", got ",
@@ -123,8 +125,8 @@ struct AxisOperands {
     shape.positions = 1;
     for (int64_t i = 0; i < leading; ++i) {
       if (i == axis) continue;
-      shape.sizes[shape.others++] = t.size(i);
-      shape.positions *= t.size(i);
+      shape.sizes[shape.others++] = sizes[i];
+      shape.positions *= sizes[i];
     }
   }
 

@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <string>
+#include <vector>
 
 #include "dtype.h"
 
@@ -40,6 +41,14 @@ inline std::string sizes_text(const Tensor& t) {
 // The tensor itself, or a copy where the last axis has a stride.
 inline Tensor with_dense_rows(const Tensor& t) {
   return t.numel() == 0 || t.size(-1) == 1 || t.stride(-1) == 1 ? t : torch::stable::contiguous(t);
+}
+
+// As torch::stable::new_empty, without its search for the op by name: that takes longer than a small kernel.
+inline Tensor new_empty(const Tensor& like, const std::vector<int64_t>& sizes) {
+  AtenTensorHandle made = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(like.get(), sizes.data(), int64_t(sizes.size()),
+                                                          nullptr, nullptr, nullptr, 0, nullptr, &made));
+  return Tensor(made);
 }
 
 inline bool is_beside(const Tensor& t, const Tensor& like) {

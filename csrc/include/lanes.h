@@ -25,25 +25,23 @@ struct LanesBelow<0, kLane...> {
 };
 using AllLanes = LanesBelow<kLanes>::Type;
 
-// Every quad (a0, a1, a2, a3), (b0, b1, b2, b3) to (a0, b0, a1, b1), or to (a2, b2, a3, b3) where kUpper.
-template <bool kUpper>
-struct Interleaved {
-  static constexpr int of(int lane) { return lane % 2 * kLanes + lane / 4 * 4 + lane % 4 / 2 + 2 * kUpper; }
+// Lanes whose number has the bit kDistance come from b, the others from a: each from its own place, or from
+// its partner's, kDistance away.
+template <int kDistance>
+struct Own {
+  static constexpr int of(int lane) { return (lane & kDistance) != 0 ? kLanes + lane : lane; }
 };
-
-// To (a0, a1, b0, b1), or to (a2, a3, b2, b3).
-template <bool kUpper>
-struct Paired {
-  static constexpr int of(int lane) { return lane % 4 / 2 * kLanes + lane / 4 * 4 + lane % 2 + 2 * kUpper; }
-};
-
-// The even quads of a, then those of b; or the odd ones.
-template <bool kOdd>
-struct Quads {
+template <int kDistance>
+struct Partner {
   static constexpr int of(int lane) {
-    constexpr int kEach = kLanes / 2;
-    return lane / kEach * kLanes + (lane % kEach / 4 * 2 + kOdd) * 4 + lane % 4;
+    return (lane & kDistance) != 0 ? kLanes + lane - kDistance : lane + kDistance;
   }
+};
+
+// Of every quad (a0, a1, a2, a3), (b0, b1, b2, b3): (a0, a2, b0, b2), or (a1, a3, b1, b3) where kOdd.
+template <bool kOdd>
+struct Paired {
+  static constexpr int of(int lane) { return lane % 4 / 2 * kLanes + lane / 4 * 4 + lane % 2 * 2 + kOdd; }
 };
 
 template <int kDistance>
@@ -52,22 +50,32 @@ struct Swapped {
 };
 
 // v[i] = the sum of both selections from v[2 i] and v[2 i + 1].
-template <template <bool> class Selection, int kCount>
+template <typename First, typename Second, int kCount>
 inline __attribute__((always_inline)) void add_pairs(Floats* v) {
 #pragma GCC unroll 8
   for (int i = 0; i < kCount; ++i) {
-    v[i] = AllLanes::shuffle<Selection<false>>(v[2 * i], v[2 * i + 1]) +
-           AllLanes::shuffle<Selection<true>>(v[2 * i], v[2 * i + 1]);
+    v[i] =
+        AllLanes::shuffle<First>(v[2 * i], v[2 * i + 1]) + AllLanes::shuffle<Second>(v[2 * i], v[2 * i + 1]);
   }
 }
 
-// Lane l of the result is the sum over all lanes of v[l]. Overwrites v.
-inline __attribute__((always_inline)) Floats lane_sums(Floats (&v)[kLanes]) {
-  add_pairs<Interleaved, kLanes / 2>(v);
-  add_pairs<Paired, kLanes / 4>(v);
-  if constexpr (kLanes >= 8) add_pairs<Quads, kLanes / 8>(v);
-  if constexpr (kLanes >= 16) add_pairs<Quads, kLanes / 16>(v);
+// Lane l of the result is the sum over all lanes of v[l], of kLanes vectors. Overwrites v. One of the two
+// selections of a step is a blend where it can be: these run beside the shuffles.
+inline __attribute__((always_inline)) Floats lane_sums(Floats* v) {
+  add_pairs<Own<2>, Partner<2>, kLanes / 2>(v);
+  add_pairs<Paired<false>, Paired<true>, kLanes / 4>(v);
+  if constexpr (kLanes >= 8) add_pairs<Own<4>, Partner<4>, kLanes / 8>(v);
+  if constexpr (kLanes >= 16) add_pairs<Own<8>, Partner<8>, kLanes / 16>(v);
   return v[0];
+}
+
+template <typename V>
+inline V first_lanes(Floats v) {
+  if constexpr (sizeof(V) == sizeof(Floats)) {
+    return v;
+  } else {
+    return __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+  }
 }
 
 // A narrow vector and zeros.

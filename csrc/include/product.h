@@ -20,6 +20,17 @@ struct BitsOf<false> {
   using Type = uint32_t __attribute__((vector_size(kNarrow * 4)));
 };
 
+// Keeps a value in a register: gcc would rather load it again for every use, and loads are what is short.
+template <typename V>
+inline __attribute__((always_inline)) V held(V v) {
+#if defined(__x86_64__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
+
 // How many vector sums a tile may hold; AVX-512 and NEON have 32 registers, the others 16.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int kTileSums = 16;
@@ -54,7 +65,7 @@ inline __attribute__((always_inline)) void tile(const Left& a, const Right& b, c
   for (int64_t t = 0; t < terms; ++t) {
     V factors[kColumns];
 #pragma GCC unroll 4
-    for (int c = 0; c < kColumns; ++c) factors[c] = read<V>(b.data + t * b.term + c * lanes);
+    for (int c = 0; c < kColumns; ++c) factors[c] = held(read<V>(b.data + t * b.term + c * lanes));
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       const float factor = a.data[r * a.row + t * a.term];

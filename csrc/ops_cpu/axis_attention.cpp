@@ -54,7 +54,7 @@ Tensor axis_attention(const Tensor& qkv_any, int64_t axis, const std::optional<T
                       const std::optional<Tensor>& rope) {
   const Tensor qkv = with_dense_rows(qkv_any);
   const AxisOperands operands(qkv, axis, valid, q_weight, k_weight, rope);
-  Tensor out = torch::stable::new_empty(qkv, sizes_without_parts(qkv));
+  Tensor out = new_empty(qkv, sizes_without_parts(qkv));
   axis_forward(operands.shape, operands.in, axis_rows(out, axis, out.mutable_data_ptr()));
   return out;
 }
@@ -93,7 +93,7 @@ Tensor axis_query_attention(const Tensor& q_any, const Tensor& kv_any, int64_t a
                             const std::optional<Tensor>& valid) {
   const Tensor q = with_dense_rows(q_any), kv = with_dense_rows(kv_any);
   const AxisOperands operands(q, kv, axis, valid);
-  Tensor out = torch::stable::new_empty(q, sizes_without_parts(q));
+  Tensor out = new_empty(q, sizes_without_parts(q));
   axis_forward(operands.shape, operands.in, axis_rows(out, axis, out.mutable_data_ptr()));
   return out;
 }

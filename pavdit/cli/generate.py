@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-path", type=Path, help="the language model's folder, if it has moved")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
     parser.add_argument("--device", default="auto")
+    switch = argparse.BooleanOptionalAction
+    parser.add_argument("--graph", action=switch, help="steps and decoding as CUDA graphs (default: on CUDA)")
+    parser.add_argument("--compile", action=switch, help="compiled blocks (default: on CUDA)")
+    parser.add_argument(
+        "--attention", default="auto", help="inside a frame: auto (as measured), block, sdpa or flash"
+    )
     add_fast_arguments(parser)
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="a folder, or one .mp4"
@@ -88,6 +94,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.device,
         arguments.text_path,
         dtype=arguments.dtype,
+        graph=arguments.graph,
+        compile=arguments.compile,
+        attention=arguments.attention,
         tier=arguments.tier,
         fp8=arguments.fp8,
         absorbed=arguments.absorbed,

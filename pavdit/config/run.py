@@ -84,6 +84,9 @@ class TrainConfig(Model):
     warmup_steps: int = Field(0, ge=0)
     accumulate: int = Field(1, ge=1)
     """Equal parts of a batch that are computed one after another, where the whole takes too much memory."""
+    sharded: bool = False
+    """Split weights, optimiser and average over the ranks (FSDP2), where a GPU cannot hold all; for the
+    generator."""
     adversary_learning_rate: float | None = Field(None, gt=0)
     """Of the discriminators; None is `learning_rate`."""
     gradient_clip: float = Field(1.0, gt=0)
@@ -111,8 +114,9 @@ class TrainConfig(Model):
     """Steps between what people look at: pictures and clips in ``RUN/shown``; None: never."""
     tensorboard: bool = False
     """Also write ``RUN/tensorboard``: scalars, pictures, sound (extra ``log``)."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Autocast dtype; weights and optimiser state stay float32."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Autocast dtype; weights and optimiser state stay float32. `auto`: bfloat16 where the device computes in
+    it (elsewhere it is several times as slow), else float32."""
     device: str = "auto"
     num_workers: int = Field(0, ge=0)
     seed: int = 0
@@ -129,6 +133,8 @@ class TrainConfig(Model):
             )
         if self.lpips_heads is not None and self.lpips_trunk is None:
             raise ValueError(f"train: want lpips_trunk beside lpips_heads, got {self.lpips_heads} alone")
+        if self.sharded and self.stage != "generator":
+            raise ValueError(f"train: want stage 'generator' for sharded, got {self.stage!r}")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"train: want batch_size a multiple of accumulate = {self.accumulate}, got {self.batch_size}"

@@ -7,7 +7,6 @@ file says by itself what it holds and whether it is as it was written. There is 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,6 +105,7 @@ class Shards:
             if not is_intact(path):
                 say(f"{path}: damaged, encoded again")
                 path.unlink(missing_ok=True)
+                self._open.pop(path, None)
                 self.places = {key: place for key, place in self.places.items() if place[0] != path}
         total, done = sum(map(len, own)), 0
         for chunk in own:
@@ -159,5 +159,5 @@ def is_intact(path: Path) -> bool:
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         digest = about.pop("sha256", "")
         return tensors_record(tensors, {"keys": about.get("keys", "")}).sha256 == digest
-    except (SafetensorError, OSError, json.JSONDecodeError, RuntimeError):
+    except (SafetensorError, OSError, RuntimeError):
         return False

@@ -36,6 +36,8 @@ class _Track:
     durations: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     offsets: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     runs: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.int64))
+    num_samples: int = 0
+    size: int = 0
     sizes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     chunks: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     num_descriptions: int = 0
@@ -116,8 +118,13 @@ def _read_track(data: bytes, start: int, end: int, track: _Track) -> None:
         elif kind == b"stsd":
             track.num_descriptions = int.from_bytes(data[a + 4 : a + 8], "big")
         elif kind == b"stsz":
-            size, count = (int.from_bytes(data[p : p + 4], "big") for p in (a + 4, a + 8))
-            track.sizes = np.full(count, size) if size else _table(data, a + 4, b, 1, kind)[:, 0]
+            track.size, track.num_samples = (int.from_bytes(data[p : p + 4], "big") for p in (a + 4, a + 8))
+            if (
+                not track.size
+            ):  # else all are of this size, as samples of PCM are, of which there are millions
+                track.sizes = _table(data, a + 4, b, 1, kind)[:, 0]
+        elif kind == b"stz2":
+            track.kind = kind  # sizes of a few bits: such a track is left to the decoder
         elif kind == b"stco":
             track.chunks = _table(data, a, b, 1, kind)[:, 0]
         elif kind == b"co64":
@@ -132,8 +139,8 @@ def _counts(track: _Track) -> None:
         counts["ctts"] = int(track.offsets[:, 0].sum())
     counts["stsc"] = int(_samples_per_chunk(track).sum())
     for name, count in counts.items():
-        if count != len(track.sizes):
-            raise _BrokenError(f"want {len(track.sizes)} samples in {name}, got {count}")
+        if count != track.num_samples:
+            raise _BrokenError(f"want {track.num_samples} samples in {name}, got {count}")
 
 
 def _samples_per_chunk(track: _Track) -> np.ndarray:
@@ -151,9 +158,11 @@ def _places(tracks: list[_Track], size_of_file: int) -> None:
     """Chunks lie in the file and do not overlap."""
     starts, ends = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for track in tracks:
-        bytes_before = np.append(0, np.cumsum(track.sizes))
         samples_before = np.append(0, np.cumsum(_samples_per_chunk(track)))
-        lengths = np.diff(bytes_before[samples_before])
+        if track.size:
+            lengths = np.diff(samples_before) * track.size
+        else:
+            lengths = np.diff(np.append(0, np.cumsum(track.sizes))[samples_before])
         starts.append(track.chunks)
         ends.append(track.chunks + lengths)
     start, end = np.concatenate(starts), np.concatenate(ends)
@@ -172,38 +181,47 @@ def _require_near(what: str, want: Fraction, got: Fraction, slack: Fraction) -> 
 def _shown(track: _Track) -> tuple[np.ndarray, np.ndarray]:
     """When each sample is shown and how long, in the order of decoding, ``(samples,)`` ticks each."""
     length = np.repeat(track.durations[:, 1], track.durations[:, 0])
-    start = np.cumsum(length) - length
-    if len(track.offsets):
-        # Signed: where it is not, offsets are far below the sign bit.
-        start = start + np.repeat(track.offsets[:, 1].astype(np.int32).astype(np.int64), track.offsets[:, 0])
-    return start, length
+    # Signed: where it is not, offsets are far below the sign bit.
+    offset = np.repeat(track.offsets[:, 1].astype(np.int32).astype(np.int64), track.offsets[:, 0])
+    return np.cumsum(length) - length + offset, length
+
+
+def _span(track: _Track) -> tuple[int, int, int]:
+    """When the first sample is shown, when the next one is, and when the last one ends, in ticks."""
+    if not len(track.offsets):
+        return 0, int(track.durations[0, 1]), int((track.durations[:, 0] * track.durations[:, 1]).sum())
+    start, length = _shown(track)
+    first = int(start.argmin())
+    return int(start[first]), int(start[first] + length[first]), int((start + length).max())
 
 
 def _times(track: _Track, movie_scale: int) -> None:
     """Durations agree with the sum of the samples', with the edits' and with the track's."""
     if not track.timescale or not movie_scale:
         raise _BrokenError("want clocks that run, got one of 0 ticks a second")
-    start, length = _shown(track)
-    if not len(start):
+    if not track.num_samples:
         return
     slack = SLACK_SECONDS + Fraction(1, movie_scale)
-    samples, last = Fraction(int(length.sum()), track.timescale), Fraction(int(length[-1]), track.timescale)
+    samples = Fraction(int((track.durations[:, 0] * track.durations[:, 1]).sum()), track.timescale)
+    last = Fraction(int(track.durations[-1, 1]), track.timescale)
     media, header = Fraction(track.duration, track.timescale), Fraction(track.header_duration, movie_scale)
     _require_near("samples", media, samples, slack + last)  # muxers differ in how long the last one lasts
     if not track.edits:
         _require_near("a track", media, header, slack)
         return
-    end = Fraction(int((start + length).max()), track.timescale)
-    ends = [Fraction(n, movie_scale) + Fraction(at, track.timescale) for n, at in track.edits if at >= 0]
-    for edit_end in ends:
+    begin, second, end_ticks = _span(track)
+    end = Fraction(end_ticks, track.timescale)
+    cuts = [
+        (at, Fraction(n, movie_scale) + Fraction(at, track.timescale)) for n, at in track.edits if at >= 0
+    ]
+    for cut, edit_end in cuts:
         if edit_end > end + slack:
             raise _BrokenError(f"want edits within {float(end):.3f} s, got one to {float(edit_end):.3f} s")
-        first, cut = int(start.min()), min(at for _, at in track.edits if at >= 0)
-        if track.kind == b"vide" and first < cut < first + int(length[start.argmin()]):
+        if track.kind == b"vide" and begin < cut < second:
             raise _BrokenError("want edits that begin with a picture, got one inside of the first")
     edits = Fraction(sum(n for n, _ in track.edits), movie_scale)
     # FFmpeg states the length of the whole where an edit cuts off the beginning.
-    if abs(header - media) > slack or not ends or abs(ends[-1] - end) > slack + last:
+    if abs(header - media) > slack or not cuts or abs(cuts[-1][1] - end) > slack + last:
         _require_near("edits", header, edits, slack)
 
 

@@ -52,13 +52,34 @@ def register_fake(op: str) -> Callable[[Fake], Fake]:
     return decorate
 
 
-def call(op: Callable[..., Any], *arguments: object) -> Any:
+def _key_sets() -> frozenset[int]:
+    """Dispatch keys of a CPU tensor that is nothing else besides: not batched, negated lazily, fake …"""
+    plain = torch.empty(0)
+    with torch.inference_mode():
+        inferred = torch.empty(0)
+    return frozenset(torch._C._dispatch_keys(t).raw_repr() for t in (plain, inferred))
+
+
+_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+_PLAIN = _key_sets()
+
+
+def _unwatched() -> bool:
+    """Whether neither a mode nor the profiler wants to see the ops that are called."""
+    return not torch._C._len_torch_dispatch_stack() and not torch._C._autograd._profiler_enabled()
+
+
+def call(op: Any, *arguments: object) -> Any:
     """Call a raw op past autograd, where all that waits is `forbid_gradients`, 4 us away in Python.
 
     Only without grad mode, which an autograd.Function turns off; with it autograd is asked, and refuses what
-    needs a gradient. Not for an op that writes its input: autograd counts the writes.
+    needs a gradient. Not for an op that writes its input: autograd counts the writes. A CPU kernel on plain
+    tensors is called without the other stations of the dispatcher, which take longer than a small kernel.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return op(*arguments)
+    tensors = [a for a in arguments if isinstance(a, Tensor)]
+    if all([torch._C._dispatch_keys(t).raw_repr() in _PLAIN for t in tensors]) and _unwatched():
+        return op._handle.redispatch_boxed(_CPU, *arguments)
     with torch._C._AutoDispatchBelowAutograd():
         return op(*arguments)

@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from pavdit.train.sharded import gathered, like, local
+
 
 def ema_decay(decay: float, num_updates: Tensor) -> Tensor:
     """Decay of update `num_updates` (from 0): low at first, so that the initial weights are forgotten."""
@@ -24,8 +26,20 @@ class Ema:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
+        self.averages: list[Tensor] = list(self.model.parameters())
         device = next(model.parameters()).device
         self.num_updates = torch.zeros((), dtype=torch.float64, device=device)
+
+    def shard(self, model: nn.Module) -> None:
+        """Keep the average as `model`, which holds the same weights, was split over the ranks."""
+        self.averages = [local(p.detach()).clone() for p in model.parameters()]
+
+    @torch.no_grad()
+    def gather(self, model: nn.Module) -> None:
+        """Make `self.model` the average where it is split; all ranks call it."""
+        for whole, average, p in zip(self.model.parameters(), self.averages, model.parameters(), strict=True):
+            if average is not whole:
+                whole.copy_(gathered(like(average, p)))
 
     @torch.no_grad()
     def update(self, model: nn.Module, refused: Tensor) -> None:
@@ -41,8 +55,8 @@ class Ema:
         """
         weight = (1.0 - ema_decay(self.decay, self.num_updates)).float()
         torch._fused_sgd_(
-            list(self.model.parameters()),
-            [p.detach() for p in model.parameters()],
+            self.averages,
+            [local(p.detach()) for p in model.parameters()],
             [],
             weight_decay=1.0,
             momentum=0.0,

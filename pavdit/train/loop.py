@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from rich.console import Console
+from torch import nn
 
 from pavdit.train.log import Log, Window, progress_console
 from pavdit.train.ranks import Agreement, on_first
 from pavdit.train.signals import stop_signals
 from pavdit.train.trainer import Trainer
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -64,19 +69,25 @@ def fit(trainer: Trainer, console: Console | None = None) -> Outcome:
                     window = Window()
             if save:
                 trainer.save()
-                outcome.metrics = on_first(lambda: stage.validate(trainer.ema.model))
+                outcome.metrics = _on_average(trainer, stage.validate)
                 log.event("validation", trainer.step, **outcome.metrics)
             if train.show_every is not None and (done or trainer.step % train.show_every == 0):
-                on_first(lambda: log.shown(trainer.step, stage.show(trainer.ema.model)))
+                _on_average(trainer, lambda model: log.shown(trainer.step, stage.show(model)))
         agree.settle()
         settle(behind=0)
         outcome.step = trainer.step
         if not outcome.metrics and not outcome.interrupted:  # the run was finished before
-            outcome.metrics = on_first(lambda: stage.validate(trainer.ema.model))
+            outcome.metrics = _on_average(trainer, stage.validate)
         if outcome.interrupted:
             trainer.save()
             log.event("interrupted", trainer.step)
     return outcome
+
+
+def _on_average(trainer: Trainer, do: Callable[[nn.Module], T]) -> T:
+    """Do it with the averaged weights, on the first rank."""
+    average = trainer.averaged()
+    return on_first(lambda: do(average))
 
 
 def _time_is_up(trainer: Trainer) -> bool:

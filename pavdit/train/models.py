@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pavdit.config import ConfigError, ModelConfig
+from pavdit.config import ConfigError, ModelConfig, RunConfig
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.stdit.model import STDiT
@@ -53,6 +53,15 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: want a device of this machine, got {name!r} and no CUDA")
     return device
+
+
+def with_dtype(config: RunConfig, device: torch.device) -> RunConfig:
+    """Decide on ``train.dtype: auto``: bfloat16 on CUDA and CPUs with instructions for it, else float32."""
+    if config.train.dtype != "auto":
+        return config
+    native = device.type == "cuda" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    train = config.train.model_copy(update={"dtype": "bfloat16" if native else "float32"})
+    return config.model_copy(update={"train": train})
 
 
 def load_autoencoder(checkpoint: Checkpoint, want: ModelConfig | None = None) -> MDSA:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 
 from pavdit.config import TrainConfig
+from pavdit.train.sharded import like, local
 
 
 class Descent:
@@ -23,10 +25,12 @@ class Descent:
     def __init__(self, module: nn.Module, config: TrainConfig) -> None:
         self.module, self.gradient_clip = module, config.gradient_clip
         self.names, self.parameters = zip(*module.named_parameters(), strict=True)
+        # What the optimiser sees: the parameters themselves, or what this rank has of them.
+        self.shards = [local(p.detach()) if isinstance(p, DTensor) else p for p in self.parameters]
         device = self.parameters[0].device
         self.refused, self.norms = torch.zeros((), device=device), torch.zeros(0, device=device)
         self.optimizer = torch.optim.AdamW(
-            self.parameters,
+            self.shards,
             lr=torch.zeros((), device=device),  # a tensor: `set_rate` needs no new launch parameters
             betas=config.betas,
             weight_decay=config.weight_decay,
@@ -47,22 +51,40 @@ class Descent:
         Returns:
             The norm before it was limited, 0-d.
         """
+        for parameter, shard in zip(self.parameters, self.shards, strict=True):
+            if shard is not parameter and parameter.grad is not None:
+                shard.grad = local(parameter.grad)
         zero = torch.zeros_like(self.refused)
-        has = [p.grad is not None for p in self.parameters]
-        found = iter(torch._foreach_norm([p.grad for p in self.parameters if p.grad is not None]))
+        has = [p.grad is not None for p in self.shards]
+        found = iter(torch._foreach_norm([p.grad for p in self.shards if p.grad is not None]))
         self.norms = torch.stack([next(found) if there else zero for there in has])
+        if any(isinstance(p, DTensor) for p in self.parameters):
+            squares = self.norms.square()
+            distributed.all_reduce(squares)
+            self.norms = squares.sqrt()
         norm = torch.linalg.vector_norm(self.norms)
         self.refused = (~(norm.isfinite() & loss.detach().isfinite())).float()
         vars(self.optimizer)["found_inf"] = self.refused
         vars(self.optimizer)["grad_scale"] = (norm / self.gradient_clip).clamp(min=1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.module.zero_grad(set_to_none=True)
         return norm
 
     def tensors(self) -> dict[str, Tensor]:
         """The optimiser's state as ``parameter/key`` tensors."""
         state = self.optimizer.state_dict()["state"]
-        return {f"{self.names[i]}/{key}": value for i, entry in state.items() for key, value in entry.items()}
+        return {
+            f"{self.names[i]}/{key}": like(value, self.parameters[i])
+            for i, entry in state.items()
+            for key, value in entry.items()
+        }
+
+    def begin(self) -> None:
+        """Have the state of a first step, for tensors to be read into."""
+        for shard in self.shards:
+            zeros = {name: torch.zeros_like(shard) for name in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[shard] = {"step": torch.zeros((), device=shard.device), **zeros}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Restore what `tensors` gave; rates and betas stay those of the present configuration."""

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
 from pavdit.config import ConfigError
 from pavdit.train.ranks import is_parallel, rank_and_ranks
+from pavdit.train.sharded import shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +76,22 @@ class _Objective(nn.Module):
         return self.loss(step, part)
 
 
-def parallel_objective(model: nn.Module, loss: Loss, some_unused: bool) -> Loss:
+def parallel_objective(model: nn.Module, loss: Loss, *, some_unused: bool, sharded: bool) -> Loss:
     """`loss`, whose backward pass leaves the mean over all ranks as the gradients of `model`.
 
     Args:
         model: whose gradients they are.
         loss: of a part.
         some_unused: whether parameters may stay without a gradient.
+        sharded: split the parameters over the ranks.
+
+    Raises:
+        ConfigError: `sharded` with one rank.
     """
+    if sharded:
+        objective = _Objective(model, loss)
+        shard(objective, next(model.parameters()).device)
+        return objective
     if not is_parallel():
         return loss
     return DistributedDataParallel(
@@ -99,4 +109,6 @@ def synchronised(loss: Loss, last: bool) -> Iterator[None]:
         with loss.no_sync():
             yield
     else:
+        if isinstance(loss, FSDPModule):
+            loss.set_requires_gradient_sync(last)
         yield

@@ -32,7 +32,7 @@ from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.mdsa.discriminator import Discriminators
 from pavdit.nn.recompute import recompute_layers
-from pavdit.train.models import Generator, choose_device
+from pavdit.train.models import Generator, choose_device, with_dtype
 
 UPDATE_PASSES = 13
 """Times that an update reads or writes something as large as the weights: norm 1, AdamW 7, average 3, and the
@@ -156,7 +156,9 @@ def predict(config: RunConfig) -> Plan:
     Raises:
         ConfigError: the configuration asks for a device that is not here.
     """
-    train, device = config.train, choose_device(config.train.device)
+    device = choose_device(config.train.device)
+    config = with_dtype(config, device)
+    train = config.train
     with _Unfilled():
         model, adversary = _models(config)
         frozen = 0 if train.stage == "autoencoder" else _count(MDSA(config.model))

@@ -21,7 +21,7 @@ from pavdit.train.generator import GeneratorStage
 from pavdit.train.lock import run_lock
 from pavdit.train.log import progress_console
 from pavdit.train.loop import Outcome, fit
-from pavdit.train.models import choose_device
+from pavdit.train.models import choose_device, with_dtype
 from pavdit.train.ranks import joined, on_first
 from pavdit.train.stage import Stage
 from pavdit.train.trainer import Trainer
@@ -45,6 +45,7 @@ def run_training(config: RunConfig, resume: str = "auto", console: Console | Non
     with joined(choose_device(config.train.device)) as device, ExitStack() as stack:
         console = console or progress_console()
         torch.manual_seed(config.train.seed)
+        config = with_dtype(config, device)
         build = AutoencoderStage.open if config.train.stage == "autoencoder" else GeneratorStage.open
         stage: Stage
         config, stage = build(config, device, console)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pavdit.config import RunConfig
 from pavdit.train import checkpoint as checkpoints
@@ -16,6 +16,7 @@ from pavdit.train.ema import Ema
 from pavdit.train.optim import Descent, decayed_rate
 from pavdit.train.parallel import Part, own_parts, parallel_objective, synchronised
 from pavdit.train.ranks import average_gradients, mean_over_ranks, on_first
+from pavdit.train.sharded import like, load_shards, save_shards
 from pavdit.train.stage import Stage
 
 MAX_REFUSED = 5
@@ -79,8 +80,12 @@ class Trainer:
         train = config.train
         self.parts = own_parts(train.batch_size, train.accumulate)
         autoencoder = train.stage == "autoencoder"  # its log-variance heads wait for the KL term
-        self.objective = parallel_objective(stage.model, stage.loss, some_unused=autoencoder)
         self.ema = Ema(stage.model, train.ema_decay)
+        self.objective = parallel_objective(
+            stage.model, stage.loss, some_unused=autoencoder, sharded=train.sharded
+        )
+        if train.sharded:
+            self.ema.shard(stage.model)
         self.descents = {"model": Descent(stage.model, train)}
         if stage.adversary is not None:
             self.descents["adversary"] = Descent(stage.adversary, train)
@@ -219,41 +224,69 @@ class Trainer:
         self.first_stage = saved.state.get("first_stage", {})
 
     def _load(self, saved: checkpoints.Checkpoint, *names: str) -> None:
-        for name in names:
+        if self.config.train.sharded != saved.config.train.sharded:
+            raise checkpoints.CheckpointError(
+                f"{saved.path}: want a run with train.sharded {self.config.train.sharded}, got the opposite"
+            )
+        for name in () if self.config.train.sharded else names:
             descent = self.descents[name]
             checkpoints.load_weights(descent.module, saved.tensors(name), saved.path / f"{name}.safetensors")
             descent.load(saved.tensors(_optimizer(name)))
         checkpoints.load_weights(self.ema.model, saved.tensors("ema"), saved.path / "ema.safetensors")
         self.ema.num_updates.fill_(saved.state["ema_updates"])
+        if self.config.train.sharded:
+            self.descents["model"].begin()
+            load_shards(saved.path, self._shards())
+            for own, buffer in zip(self.stage.model.buffers(), self.ema.model.buffers(), strict=True):
+                own.copy_(buffer)
+
+    def averaged(self) -> nn.Module:
+        """The model with averaged weights; all ranks call it."""
+        self.ema.gather(self.stage.model)
+        return self.ema.model
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
-        """What a checkpoint holds: file stem to tensors."""
-        tensors: dict[str, Mapping[str, Tensor]] = {"ema": self.ema.model.state_dict(), **self.stage.frozen}
-        for name, descent in self.descents.items():
+        """What a checkpoint holds as safetensors: file stem to tensors."""
+        tensors: dict[str, Mapping[str, Tensor]] = {"ema": self.averaged().state_dict(), **self.stage.frozen}
+        for name, descent in () if self.config.train.sharded else self.descents.items():
             tensors |= {name: descent.module.state_dict(), _optimizer(name): descent.tensors()}
         return tensors
 
-    def save(self) -> None:
-        """Commit a checkpoint of this step, then drop the oldest; all ranks call it, the first writes."""
-        on_first(self._save)
-        self.roll_backs = 0
+    def _shards(self) -> dict[str, dict[str, Tensor]]:
+        """What the ranks hold together: the same memory, as tensors of all ranks."""
+        descent = self.descents["model"]
+        averages = zip(descent.names, self.ema.averages, descent.parameters, strict=True)
+        return {
+            "model": {name: p.detach() for name, p in zip(descent.names, descent.parameters, strict=True)},
+            "optimizer": descent.tensors(),
+            "ema": {name: like(average, p) for name, average, p in averages},
+        }
 
-    def _save(self) -> None:
-        run_dir = self.config.train.run_dir
-        if checkpoints.step_directory(run_dir, self.step).exists():
+    def save(self) -> None:
+        """Commit a checkpoint of this step, then drop the oldest; all ranks call it, the first commits."""
+        run_dir, step, train = self.config.train.run_dir, self.step, self.config.train
+        if on_first(lambda: checkpoints.step_directory(run_dir, step).exists()):
             return
-        checkpoints.save(
-            run_dir,
-            self.step,
-            tensors=self.tensors(),
-            state={
-                "seconds": self.seconds,
-                "ema_updates": int(self.ema.num_updates.item()),
-                "first_stage": self.first_stage,
-            },
-            config=self.config,
-        )
-        checkpoints.prune(run_dir, self.config.train.keep_checkpoints)
+        temporary = on_first(lambda: checkpoints.begin(run_dir, step))
+        if train.sharded:
+            try:
+                save_shards(temporary, self._shards())
+            except BaseException:
+                checkpoints.sweep(run_dir)
+                raise
+        tensors = self.tensors()
+        state = {
+            "seconds": self.seconds,
+            "ema_updates": int(self.ema.num_updates.item()),
+            "first_stage": self.first_stage,
+        }
+
+        def commit() -> None:
+            checkpoints.commit(temporary, step, tensors=tensors, state=state, config=self.config)
+            checkpoints.prune(run_dir, train.keep_checkpoints)
+
+        on_first(commit)
+        self.roll_backs = 0
 
 
 def _optimizer(name: str) -> str:

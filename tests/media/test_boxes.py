@@ -75,6 +75,18 @@ def test_a_changed_number_shows(
     assert str(caught.value) == f"{path}: {found}"
 
 
+def test_hours_of_plain_samples_take_no_memory(tmp_path: Path) -> None:
+    """Each sample of PCM in a mov is one of the index; its number alone must not be believed."""
+    pictures, sound = flat([80] * 10), burst(1.0, 0.5, 16000)
+    path = write_media(tmp_path / "a.mov", pictures=pictures, sound=sound, audio_codec="pcm_s16le")
+    assert contradiction(path) is None
+    data = bytearray(path.read_bytes())
+    at = data.index(struct.pack(">4sIII", b"stsz", 0, 2, 16000))
+    data[at + 12 : at + 16] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    assert contradiction(path) == "want 4294967295 samples in stts, got 16000"
+
+
 def test_boxes_that_do_not_fit_are_no_index(path: Path) -> None:
     data = path.read_bytes()
     at = data.index(b"stts") - 4

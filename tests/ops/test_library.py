@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import pavdit.ops
 from pavdit.ops import _library
@@ -206,3 +207,38 @@ def test_report_names_every_public_op_on_every_device() -> None:
     assert {status.device for status in statuses} == {"cpu", "cuda"}
     assert all(status.implementation in ("native", "reference") and status.reason for status in statuses)
     assert not any(op.endswith("_backward") for op in reported)
+
+
+class Listing(TorchDispatchMode):
+    """Notes the ops that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.ops.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_modes_and_the_profiler_see_every_call() -> None:
+    qkv = torch.randn(2, 4, 3, 2, 8)
+    with Listing() as seen:
+        pavdit.ops.axis_attention(qkv, 1)
+    assert "pavdit.axis_attention.default" in seen.ops
+    with torch.profiler.profile() as profile:
+        pavdit.ops.axis_attention(qkv, 1)
+    assert "pavdit::axis_attention" in {event.name for event in profile.events()}
+
+
+@torch.no_grad()
+def test_calls_of_tensors_that_are_not_plain() -> None:
+    qkv = torch.randn(2, 3, 4, 3, 2, 8)
+    want = pavdit.ops.axis_attention(qkv, 2)
+    negated = torch._neg_view(-qkv)
+    assert negated.is_neg()
+    assert torch.equal(pavdit.ops.axis_attention(negated, 2), want)
+    with torch.inference_mode():
+        assert torch.equal(pavdit.ops.axis_attention(qkv.clone(), 2), want)
+    assert torch.equal(torch.vmap(lambda t: pavdit.ops.axis_attention(t, 1))(qkv), want)

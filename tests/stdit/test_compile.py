@@ -70,8 +70,9 @@ def test_two_codes_of_a_kind_serve_all_batches_text_lengths_and_masks() -> None:
 
 
 @pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_compiled_blocks_give_the_same_velocity(dtype: torch.dtype) -> None:
+def test_compiled_blocks_give_the_same_velocity() -> None:
+    """In bfloat16; tests/test_exact.py has 30 steps in float32."""
+    dtype = torch.bfloat16
     model = build(dtype)
     eager = run(model, 2, 8, True)
     exact = run(build(dtype).double(), 2, 8, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import gpu_check
@@ -75,3 +76,45 @@ def test_the_command() -> None:
     assert command[:2] == ["compute-sanitizer", "--tool=memcheck"]
     assert command[-1] == "tests/ops"
     assert gpu_check.REDUCED in command
+
+
+class Clock:
+    """Runs no command, but says how long each takes and how it ends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float, code: int = 0) -> None:
+        self.now, self.seconds, self.code, self.ran = 0.0, seconds, code, []
+        monkeypatch.setattr(gpu_check.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(gpu_check.subprocess, "run", self.run)
+
+    def run(self, command: list[str], *, timeout: float, **_: object) -> subprocess.CompletedProcess:
+        self.ran.append(command[2:])
+        self.now += min(self.seconds, timeout)
+        if self.seconds > timeout:
+            raise subprocess.TimeoutExpired(command, timeout)
+        return subprocess.CompletedProcess(command, self.code)
+
+
+def test_the_samplers_part_runs_what_fits_into_eight_minutes(machine, monkeypatch, capsys) -> None:
+    clock = Clock(monkeypatch, seconds=200)
+    assert gpu_check.sampler()
+    assert [command[0] for command in clock.ran] == [
+        f"benchmarks.{name}" for name, *_ in gpu_check.SAMPLER[:3]
+    ]
+    assert clock.now == gpu_check.PART_SECONDS
+    out = capsys.readouterr().out
+    assert "time is over in sampler --preset xl --guidance 1" in out
+    assert out.count("no time for ") == len(gpu_check.SAMPLER) - 3
+
+
+def test_the_samplers_part_says_what_failed(machine, monkeypatch, capsys) -> None:
+    clock = Clock(monkeypatch, seconds=1, code=3)
+    assert not gpu_check.sampler()
+    assert len(clock.ran) == len(gpu_check.SAMPLER)
+    assert capsys.readouterr().out.count("exit code 3") == len(gpu_check.SAMPLER)
+
+
+def test_the_samplers_commands_exist() -> None:
+    for name, *options in gpu_check.SAMPLER:
+        source = (gpu_check.ROOT / "benchmarks" / f"{name}.py").read_text()
+        for option in options:
+            assert not option.startswith("--") or f'"{option}"' in source

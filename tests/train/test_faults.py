@@ -19,11 +19,11 @@ FAULTS = Path(__file__).parents[2] / "benchmarks" / "faults"
             "--flips 3",
             "3 of 3 flips are found, the previous checkpoint is used, the loss said",
         ),
-        # three cut points, and the 24 losses of 1 -> 2 -> 1 ranks
+        # three cut points, three of a sharded run, and the 6 losses of 1 -> 2 -> 1 ranks
         (
             "resume.py",
-            "--cuts 3 --stages generator --workers 0 --accumulate 2 --ranks 2",
-            "27 of 27 comparisons hold",
+            "--cuts 3 --steps 6 --stages generator --workers 0 --accumulate 2 --ranks 2 --sharded",
+            "12 of 12 comparisons hold",
         ),
     ],
     ids=["kill-9", "bit-flips", "resume-on-two-ranks"],
