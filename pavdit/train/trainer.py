@@ -23,7 +23,7 @@ MAX_REFUSED = 5
 """Updates in a row that may be refused before the weights go back to the last checkpoint."""
 
 MAX_ROLL_BACKS = 2
-"""Times that they go back without a new checkpoint in between, before the run stops."""
+"""Times that they go back without a checkpoint of new weights in between, before the run stops."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -91,7 +91,7 @@ class Trainer:
             self.descents["adversary"] = Descent(stage.adversary, train)
         self.step, self.seconds = 0, 0.0
         self.first_stage: dict[str, str] = {}
-        self.in_a_row, self.roll_backs = 0, 0
+        self.in_a_row, self.roll_backs, self.applied = 0, 0, False
         self.verdicts: deque[_Verdict] = deque()
 
     def update(self) -> tuple[dict[str, Tensor], Tensor]:
@@ -166,7 +166,7 @@ class Trainer:
         while len(self.verdicts) > behind:
             verdict = self.verdicts.popleft()
             if not verdict.refused.item():
-                self.in_a_row = 0
+                self.in_a_row, self.applied = 0, True
                 continue
             self.in_a_row += 1
             bad = verdict.first_bad_tensor()
@@ -184,7 +184,7 @@ class Trainer:
                 f"updates in a row refused up to step {self.step}, after going back {self.roll_backs} times"
             )
         self._load(saved, *self.descents)
-        self.in_a_row, self.roll_backs = 0, self.roll_backs + 1
+        self.in_a_row, self.roll_backs, self.applied = 0, self.roll_backs + 1, False
 
     def begin_second_stage(self, saved: checkpoints.Checkpoint) -> None:
         """Begin with the weights, average and optimiser of a first stage; steps count from 0.
@@ -286,7 +286,8 @@ class Trainer:
             checkpoints.prune(run_dir, train.keep_checkpoints)
 
         on_first(commit)
-        self.roll_backs = 0
+        if self.applied:  # a checkpoint of nothing but refused updates wins nothing
+            self.roll_backs = 0
 
 
 def _optimizer(name: str) -> str:
