@@ -7,7 +7,6 @@ the run with the references also computes in float64.
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -153,23 +152,26 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Results], 
 def test_native_kernels_agree_with_the_references(
     part: str, dtype: str, runs: tuple[dict[str, Results], dict[str, Results]]
 ) -> None:
-    """The rule of `assert_no_worse` with root mean squares, alike parameters of all blocks judged together.
+    """Root mean squares of relative errors: over all outputs and gradients at most 1.5 times those of eager
+    PyTorch, of each at most 4 times.
 
-    By then every difference has gone through the whole network: which of two equally good roundings has the
-    larger maximum among the 64 numbers of one norm's weight is chance (ratios up to 2.2 were seen).
+    By then every difference has gone through the whole network: which of two equally good roundings serves
+    the norm of one projection better is chance. Measured on 606 tensors of MDSA in float32: 1.01 over all,
+    the median of single ones 1.00, the largest 3.1; over all of STDiT 0.77 to 1.27.
     """
     native, reference = (run[f"{part} {dtype} found"] for run in runs)
     exact = runs[1][f"{part} {dtype} exact"]
-    worst: dict[str, list[float]] = {}
+    errors: dict[str, list[float]] = {}
     for name, want in exact.items():
-        errors = worst.setdefault(re.sub(r"\d+", "*", name), [0.0, 0.0])
-        for i, got in enumerate((native[name], reference[name])):
+        for got in (native[name], reference[name]):
             assert got.isfinite().all(), name
             distance = (got.double() - want.double()).norm() / (want.double().norm() or 1.0)
-            errors[i] = max(errors[i], float(distance))
+            errors.setdefault(name, []).append(float(distance))
     eps = torch.finfo(DTYPES[dtype]).eps
-    for name, (found, eager) in worst.items():
-        assert found <= 2 * eager + eps, f"{name}: want <= 2 x {eager:.3e} + {eps:.1e}, got {found:.3e}"
+    for name, (found, eager) in errors.items():
+        assert found <= 4 * eager + eps, f"{name}: want <= 4 x {eager:.3e} + {eps:.1e}, got {found:.3e}"
+    found, eager = torch.tensor(list(errors.values())).square().mean(0).sqrt().tolist()
+    assert found <= 1.5 * eager, f"{part}: want <= 1.5 x {eager:.3e} over all, got {found:.3e}"
 
 
 if __name__ == "__main__":

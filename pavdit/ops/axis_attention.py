@@ -153,7 +153,8 @@ def _usual(op: str, packed: Tensor, parts: int, axis: int) -> bool:
     """Whether a call with nothing else beside is right and native: what all checks say, in a sixth of their
     time. Says no to whatever is rare.
     """
-    if type(packed) is not Tensor or type(axis) is not int or packed.layout is not torch.strided:
+    plain = type(packed) is Tensor and packed.layout is torch.strided and not packed.is_nested
+    if not plain or type(axis) is not int:
         return False
     shape = packed.shape
     leading = len(shape) - 3
@@ -162,7 +163,6 @@ def _usual(op: str, packed: Tensor, parts: int, axis: int) -> bool:
         and shape[-3] == parts
         and 1 <= shape[axis] <= MAX_LENGTH
         and 1 <= shape[-1] <= MAX_WIDTH
-        and not packed.is_nested
         and native(op, packed)
     )
 

@@ -56,7 +56,6 @@ def run_training(config: RunConfig, resume: str = "auto", console: Console | Non
             saved = _resume_point(run_dir, resume, console)
             if saved is not None:
                 _require_frozen(saved, stage.frozen)
-            _write_config(run_dir / "config.yaml", config)
             return saved
 
         saved = on_first(prepare)
@@ -66,6 +65,7 @@ def run_training(config: RunConfig, resume: str = "auto", console: Console | Non
             console.print(f"resuming {saved.path} at step {saved.step}")
         elif config.train.first_stage is not None:
             trainer.begin_second_stage(checkpoints.open_checkpoint(config.train.first_stage))
+        on_first(lambda: _write_config(run_dir / "config.yaml", config))  # not where the run was refused
         return fit(trainer, console)
 
 

@@ -95,8 +95,10 @@ def test_a_path_is_resumed_into_another_run_directory(tmp_path, nano_autoencoder
 def test_another_architecture_is_not_resumed(nano_autoencoder_run):
     config = nano_run(nano_autoencoder_run).model_dump()
     config["model"]["mdsa"]["projector_depth"] = 2
+    written = (nano_autoencoder_run / "config.yaml").read_text()
     with pytest.raises(CheckpointError, match=r"want an autoencoder with mdsa\.projector_depth 2, got .* 1$"):
         train(RunConfig.model_validate(config))
+    assert (nano_autoencoder_run / "config.yaml").read_text() == written
 
 
 def test_another_autoencoder_is_not_slipped_under_a_run(tmp_path, nano_autoencoder_run, nano_generator_run):
