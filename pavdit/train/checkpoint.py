@@ -78,33 +78,6 @@ def step_directory(run_dir: Path, step: int) -> Path:
     return run_dir / f"step-{step:08d}"
 
 
-def save(
-    run_dir: Path,
-    step: int,
-    *,
-    tensors: Mapping[str, Mapping[str, Tensor]],
-    state: Mapping[str, Any],
-    config: RunConfig,
-) -> Path:
-    """Write and commit a checkpoint.
-
-    Args:
-        run_dir: directory of the run.
-        step: updates done.
-        tensors: file stem to named tensors.
-        state: anything JSON.
-        config: resolved configuration of the run.
-
-    Returns:
-        The committed directory.
-
-    Raises:
-        FileExistsError: this step is committed already.
-        OSError: the disk is full; earlier checkpoints are untouched and nothing of this one remains.
-    """
-    return commit(begin(run_dir, step), step, tensors=tensors, state=state, config=config)
-
-
 def begin(run_dir: Path, step: int) -> Path:
     """An empty directory to write files of a checkpoint into, before `commit`.
 
@@ -128,7 +101,21 @@ def commit(
     state: Mapping[str, Any],
     config: RunConfig,
 ) -> Path:
-    """Add the rest, and the manifest of all files, then give the directory its name; see `save`."""
+    """Add the rest, and the manifest of all files, then give the directory its name.
+
+    Args:
+        temporary: from `begin`, with whatever else was written into it.
+        step: updates done.
+        tensors: file stem to named tensors.
+        state: anything JSON.
+        config: resolved configuration of the run.
+
+    Returns:
+        The committed directory.
+
+    Raises:
+        OSError: the disk is full; earlier checkpoints are untouched and nothing of this one remains.
+    """
     run_dir = temporary.parent
     try:
         files: dict[str, FileRecord] = {}

@@ -34,15 +34,17 @@ while True:
     step += 1
     weights = {{f"w{{i}}": torch.full((512, 512), float(step)) for i in range(4)}}
     tensors = {{"model": weights, "ema": weights}}
-    checkpoint.save(run, step, tensors=tensors, state={{}}, config=nano_run(run))
+    temporary = checkpoint.begin(run, step)
+    checkpoint.commit(temporary, step, tensors=tensors, state={{}}, config=nano_run(run))
     checkpoint.prune(run, 2)
 """
 
 
 def save(run_dir, step, value=None, **options):
     tensors = {"ema": {"w": torch.full((2,), float(step if value is None else value))}}
-    return checkpoint.save(
-        run_dir, step, tensors=tensors, state={"seconds": 1.0}, config=nano_run(run_dir), **options
+    temporary = checkpoint.begin(run_dir, step)
+    return checkpoint.commit(
+        temporary, step, tensors=tensors, state={"seconds": 1.0}, config=nano_run(run_dir), **options
     )
 
 
