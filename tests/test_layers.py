@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pavdit"
 LEVELS = {
-    "config": 0, "clip": 0, "kernels": 0, "spans": 0, "files": 0,
+    "config": 0, "clip": 0, "kernels": 0, "spans": 0, "progress": 0, "files": 0,
     "ops": 1, "latents": 1, "media": 1, "nn": 1,
     "audio": 2,
     "mdsa": 3, "stdit": 3, "flow": 3, "text": 3, "metrics": 3, "contact_sheet": 3,

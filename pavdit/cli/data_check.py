@@ -58,13 +58,13 @@ def require_worker_arguments(arguments: argparse.Namespace) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check, write ``report.json`` and ``report.html``, and say in numbers what was found."""
     from rich.console import Console
-    from rich.progress import Progress
 
     from pavdit.cli.main import DATA, INTERRUPTED_AND_SAVED, OK
     from pavdit.data.check import Results, check_files
     from pavdit.data.judge import Limits
     from pavdit.data.layout import media_files
     from pavdit.data.report import as_html, as_json, bad_share, counts, write_text
+    from pavdit.progress import progress
 
     require_worker_arguments(arguments)
     if not 0 <= arguments.max_bad <= 1:
@@ -77,15 +77,14 @@ def run(arguments: argparse.Namespace) -> int:
     results = Results(output / "measured.jsonl")
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     try:
-        with Progress(console=console, disable=not console.is_terminal) as progress:
-            bar = progress.add_task("decoding", total=len(paths))
+        with progress(console, "decoding") as tell:
             checked = check_files(
                 paths,
                 results,
                 limits,
                 num_workers=arguments.workers,
                 time_limit_seconds=arguments.time_limit,
-                progress=lambda done, total: progress.update(bar, completed=done, total=total),
+                progress=tell,
             )
     except KeyboardInterrupt:
         console.print(

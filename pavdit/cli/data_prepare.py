@@ -45,13 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prepare, and say what came of it."""
     from rich.console import Console
-    from rich.progress import Progress
 
     from pavdit.cli.main import INTERRUPTED_AND_SAVED, OK
     from pavdit.clip import DataError
     from pavdit.data.cut import FAULTS, Recipe
     from pavdit.data.layout import list_sources
     from pavdit.data.prepare import LEDGER, SKIPPED, TABLE, prepare
+    from pavdit.progress import progress
 
     require_worker_arguments(arguments)
     recipe = Recipe(
@@ -69,15 +69,14 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(listing.summary)
     output.mkdir(parents=True, exist_ok=True)
     try:
-        with Progress(console=console, disable=not console.is_terminal) as progress:
-            bar = progress.add_task("clips")
+        with progress(console, "preparing") as tell:
             prepared = prepare(
                 listing,
                 output,
                 recipe,
                 num_workers=arguments.workers,
                 time_limit_seconds=arguments.time_limit,
-                progress=lambda done, total: progress.update(bar, completed=done, total=total),
+                progress=tell,
             )
     except KeyboardInterrupt:
         console.print(f"interrupted; {output / LEDGER} knows what is done, the same command goes on")

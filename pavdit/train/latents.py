@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +15,11 @@ from pavdit.data.clips import Subset, open_clips
 from pavdit.data.latent_cache import LatentCache, LatentSet
 from pavdit.data.shards import Share
 from pavdit.mdsa.autoencoder import MDSA
+from pavdit.progress import progress
 from pavdit.text import EncoderFiles
 from pavdit.train.checkpoint import architecture, open_checkpoint
 from pavdit.train.models import load_autoencoder
 from pavdit.train.ranks import on_all, rank_and_ranks
-
-SECONDS_BETWEEN_LINES = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +97,8 @@ def _encode_share(config: RunConfig, device: torch.device, console: Console, sha
     )
     for clips, what, flips in ((train, "clips", mirrors(config)), (held_out, "held-out clips", False)):
         if len(clips):
-            progress = progress_lines(console, f"encoding {what}")
-            cache.encode(clips, mirrored=flips, share=share, say=console.print, progress=progress)
+            with progress(console, f"encoding {what}") as tell:
+                cache.encode(clips, mirrored=flips, share=share, say=console.print, progress=tell)
 
     captions = None
     text = model.text
@@ -110,14 +108,9 @@ def _encode_share(config: RunConfig, device: torch.device, console: Console, sha
         files = EncoderFiles.find(text)
         text = with_language_model(model, files)
         captions = CaptionTable(root, files)
-        progress = progress_lines(console, "encoding captions")
-        captions.fill(
-            sorted({caption_of(clips, i) for clips in (train, held_out) for i in range(len(clips))}),
-            device,
-            share=share,
-            say=console.print,
-            progress=progress,
-        )
+        sentences = sorted({caption_of(clips, i) for clips in (train, held_out) for i in range(len(clips))})
+        with progress(console, "encoding captions") as tell:
+            captions.fill(sentences, device, share=share, say=console.print, progress=tell)
     config = config.model_copy(update={"model": model.model_copy(update={"text": text})})
     return EncodedRun(config, mdsa, cache, train, held_out, captions)
 
@@ -148,16 +141,3 @@ def with_language_model(model: ModelConfig, files: EncoderFiles) -> TextConfig:
             f"model.stdit.text_dim: want {files.dim}, the width of {text.encoder}'s tokens, got {width}"
         )
     return text.model_copy(update={"weights": files.weights})
-
-
-def progress_lines(console: Console, what: str) -> Callable[[int, int], None]:
-    """A line now and then."""
-    printed = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        nonlocal printed
-        if time.monotonic() - printed >= SECONDS_BETWEEN_LINES:
-            printed = time.monotonic()
-            console.print(f"{what}: {done} of {total}")
-
-    return progress

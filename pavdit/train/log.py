@@ -17,11 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from pavdit.config import TrainConfig
+from pavdit.progress import QUIET_SECONDS
 from pavdit.train.board import Board
 from pavdit.train.ranks import is_first
 from pavdit.train.shown import Shown, write_shown
-
-_QUIET_SECONDS = 15.0  # between lines where the output is no terminal
 
 
 def progress_console() -> Console:
@@ -91,7 +90,7 @@ class Log:
             self.board.scalars(step, {f"train/{name}": value for name, value in means.items()})
         words = f"loss {means['loss']:.4f}"
         self.progress.update(self.task, completed=step, description=f"{self.stage} {words}")
-        if not self.console.is_terminal and time.monotonic() - self.printed > _QUIET_SECONDS:
+        if not self.console.is_terminal and time.monotonic() - self.printed > QUIET_SECONDS:
             self.printed = time.monotonic()
             self.console.print(f"step {step}: {words}, {seconds:.0f} s")
 
