@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from axis_calls import CALLS, LOW, Call, assert_as_good_as, draw, inputs_of
 from emulator.library import library
 from ops import test_adaln_modulate, test_axis_attention, test_gated_residual_adaln
-from ops.test_axis_attention import CALLS, LOW, Call, assert_as_good_as, draw, inputs_of
 from torch import Tensor
 
 from pavdit.ops import adaln_modulate, axis_attention, axis_query_attention, gated_residual_adaln
