@@ -25,11 +25,17 @@ from pavdit.clip import DataError
 from pavdit.config import ModelConfig, RunConfig, one_line
 from pavdit.files import FileRecord, file_record, fsync_directory, write_json, write_tensors
 
-FORMAT = "pavdit/1"
+FORMAT = "pavdit/2"
+OLDER_FORMATS = ("pavdit/1",)
+"""Of earlier versions, whose manifests say no digest of themselves."""
 
 
 class CheckpointError(DataError):
     """A checkpoint that is missing, damaged, or of another architecture; the message is one line."""
+
+
+class OlderCheckpointError(CheckpointError):
+    """A checkpoint of an earlier version: not damaged, so nothing may take its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +169,17 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def latest(run_dir: Path) -> tuple[Checkpoint | None, list[Path]]:
-    """The highest step whose manifest verifies, and the damaged directories above it."""
+    """The highest step whose manifest verifies, and the damaged directories above it.
+
+    Raises:
+        OlderCheckpointError: the highest step but for damaged ones is of an earlier version.
+    """
     damaged: list[Path] = []
     for path in sorted(run_dir.glob("step-*"), reverse=True):
         try:
             return _open(path), damaged
+        except OlderCheckpointError:
+            raise
         except CheckpointError:
             damaged.append(path)
     return None, damaged
@@ -177,7 +189,10 @@ def _open(path: Path) -> Checkpoint:
     manifest = _read_json(path / "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         got = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-        raise CheckpointError(f"{path}/manifest.json: want format {FORMAT}, got {got}")
+        older = got in OLDER_FORMATS and "sha256" not in manifest
+        raise (OlderCheckpointError if older else CheckpointError)(
+            f"{path}/manifest.json: want format {FORMAT}, got {got}"
+        )
     if manifest.pop("sha256", None) != _digest(manifest):
         raise CheckpointError(f"{path}/manifest.json: want the sha256 of what it says, got another")
     files = {name: FileRecord(**record) for name, record in manifest["files"].items()}

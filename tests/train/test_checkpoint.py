@@ -1,6 +1,7 @@
 """A checkpoint is whole or absent, and says what is wrong with it in one line."""
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -176,3 +177,13 @@ def test_options_of_training_are_no_architecture(tmp_path):
     found = checkpoint.open_checkpoint(tmp_path)
     want = nano(mdsa=MDSAConfig(**(nano().mdsa.model_dump() | {"kl": False, "adversarial": False})))
     checkpoint.require_architecture(found, want, "generator")
+
+
+def test_a_checkpoint_of_an_earlier_version_is_not_taken_for_a_damaged_one(tmp_path):
+    save(tmp_path, 3)
+    path = save(tmp_path, 7) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["sha256"]
+    path.write_text(json.dumps(manifest | {"format": "pavdit/1"}))
+    with pytest.raises(checkpoint.OlderCheckpointError, match="want format pavdit/2, got pavdit/1"):
+        checkpoint.latest(tmp_path)
