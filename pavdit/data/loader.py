@@ -47,7 +47,8 @@ class Batch:
 
 
 @lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, length: int) -> np.ndarray:
+def permutation(seed: int, epoch: int, length: int) -> np.ndarray:
+    """The order of a pass over `length` clips."""
     return np.random.default_rng([seed, epoch, _ORDER]).permutation(length)
 
 
@@ -98,7 +99,7 @@ class _Parts(Dataset[Batch | DataError]):
         """Clip number `sample` of the endless order, or the first one behind it in its epoch that decodes."""
         length = len(self.clips)
         epoch, place = divmod(sample, length)
-        order = _permutation(self.seed, epoch, length)
+        order = permutation(self.seed, epoch, length)
         for attempt in range(length if self.clips.skips_damaged else 1):
             try:
                 return self._read(int(order[(place + attempt) % length]), epoch)

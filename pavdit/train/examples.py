@@ -12,7 +12,7 @@ from torch import Tensor
 from pavdit.audio.mel import mel_images
 from pavdit.config import ModelConfig
 from pavdit.data.clips import Clips
-from pavdit.data.loader import Batch, collate
+from pavdit.data.loader import Batch, collate, permutation
 
 CACHE_BYTES = 1 << 30
 """Mel images of a set that take no more than this are computed once."""
@@ -85,7 +85,7 @@ def mean_clip(clips: Clips, config: ModelConfig) -> tuple[Tensor, Tensor]:
     return video / len(clips), mel / len(clips)
 
 
-_DRAWS, _ORDER = 0, 1  # keep the streams of random numbers apart
+_DRAWS = 0  # keeps this stream of random numbers apart
 
 
 def step_generator(seed: int, step: int, *stream: int) -> torch.Generator:
@@ -104,7 +104,5 @@ def batch_indices(num_examples: int, batch_size: int, seed: int, step: int) -> T
     """
     first, end = step * batch_size, (step + 1) * batch_size
     epochs = range(first // num_examples, (end - 1) // num_examples + 1)
-    order = torch.cat(
-        [torch.randperm(num_examples, generator=step_generator(seed, epoch, _ORDER)) for epoch in epochs]
-    )
+    order = torch.cat([torch.from_numpy(permutation(seed, epoch, num_examples)) for epoch in epochs])
     return order[first - epochs[0] * num_examples : end - epochs[0] * num_examples]
