@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from pavdit.clip import Clip, ClipSpec
+from pavdit.clip import Clip, ClipSpec, DataError
 from pavdit.config import ConfigError, DataConfig
 from pavdit.data.bounce import BounceClips
 from pavdit.data.folder import FolderClips
 from pavdit.data.record import ClipRecord
+
+log = logging.getLogger(__name__)
 
 _ORDER = 1  # keeps this stream of random numbers apart from others of the seed
 
@@ -82,6 +86,29 @@ class Subset:
     def read(self, index: int, draw: int = 0) -> Clip:
         """Clip `index` of this part."""
         return self.clips.read(self.indices[index], draw)
+
+
+def readable(clips: Clips, indices: Iterable[int]) -> Iterator[Clip]:
+    """The clips of these places; one that does not decode is left out and named in the log, or, where the
+    set refuses such, raised.
+
+    Raises:
+        DataError: a clip cannot be read, or none of them can.
+    """
+    found, fault = False, None
+    for index in indices:
+        try:
+            clip = clips.read(index)
+        except DataError as error:
+            if not clips.skips_damaged:
+                raise
+            fault = error
+            log.warning("left out: %s", error)
+        else:
+            found = True
+            yield clip
+    if fault is not None and not found:
+        raise fault
 
 
 def open_clips(config: DataConfig, spec: ClipSpec) -> tuple[Subset, Subset]:

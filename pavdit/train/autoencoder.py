@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
 from pavdit.config import RunConfig
-from pavdit.data.clips import Clips, open_clips
+from pavdit.data.clips import Clips, open_clips, readable
 from pavdit.data.loader import Batch, batches, collate
 from pavdit.mdsa.adversarial import discriminator_terms, generator_terms
 from pavdit.mdsa.autoencoder import MDSA
@@ -100,7 +101,7 @@ class AutoencoderStage:
         """Begin at the level and contrast of the clips; weights of a checkpoint replace this."""
         count = len(self.train)
         chosen = batch_indices(count, min(count, CALIBRATION_CLIPS), self.config.train.seed, 0).tolist()
-        clips = [self.train.read(i).require(self.config.model.clip) for i in chosen]
+        clips = [clip.require(self.config.model.clip) for clip in readable(self.train, chosen)]
         examples = Analyser(self.config.model)(collate(clips), self.device)
         self.model.calibrate(examples.video, examples.mel)
 
@@ -199,6 +200,6 @@ class AutoencoderStage:
 
     def show(self, model: nn.Module) -> Shown:
         """The first clips of the validation beside their reconstructions."""
-        clips = [self.validation.read(i) for i in range(min(len(self.validation), SHOWN_CLIPS))]
+        clips = list(islice(readable(self.validation, range(len(self.validation))), SHOWN_CLIPS))
         examples = Analyser(self.config.model)(collate(clips), self.device)
         return show_reconstructions(model, clips, examples, self.config.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from pavdit.audio.mel import mel_images
 from pavdit.config import ModelConfig
-from pavdit.data.clips import Clips
+from pavdit.data.clips import Clips, readable
 from pavdit.data.loader import Batch, collate, permutation
 
 CACHE_BYTES = 1 << 30
@@ -65,24 +66,25 @@ class Analyser:
 
 
 def in_order(clips: Clips, batch_size: int, config: ModelConfig, device: torch.device) -> Iterator[Examples]:
-    """Every clip of a set once, in its order.
+    """Every clip of a set once, in its order, but for those that may be left out (`readable`).
 
     Raises:
         DataError: a clip cannot be read.
     """
     analyse = Analyser(config)
-    for first in range(0, len(clips), batch_size):
-        members = range(first, min(first + batch_size, len(clips)))
-        yield analyse(collate([clips.read(i).require(config.clip) for i in members]), device)
+    found = readable(clips, range(len(clips)))
+    while members := list(islice(found, batch_size)):
+        yield analyse(collate([clip.require(config.clip) for clip in members]), device)
 
 
 def mean_clip(clips: Clips, config: ModelConfig) -> tuple[Tensor, Tensor]:
     """The mean of a set: volume ``(1, 3, T, H, W)`` and mel images ``(1, 1, T, M, L)``."""
-    video, mel = torch.zeros(()), torch.zeros(())
+    video, mel, count = torch.zeros(()), torch.zeros(()), 0
     for examples in in_order(clips, 8, config, torch.device("cpu")):
         video = video + examples.video.sum(0, keepdim=True)
         mel = mel + examples.mel.sum(0, keepdim=True)
-    return video / len(clips), mel / len(clips)
+        count += len(examples.names)
+    return video / count, mel / count
 
 
 _DRAWS = 0  # keeps this stream of random numbers apart

@@ -3,7 +3,7 @@ import torch
 from nano import nano
 
 from pavdit.audio.mel import mel_images
-from pavdit.clip import frames_to_volume
+from pavdit.clip import DataError, frames_to_volume
 from pavdit.data.bounce import BounceClips
 from pavdit.data.loader import collate
 from pavdit.train import examples
@@ -54,3 +54,31 @@ def test_the_mean_clip_is_the_mean(clips):
 def test_in_order_gives_every_clip_once(clips):
     labels = [label for e in in_order(clips, 2, nano(), CPU) for label in e.labels]
     assert labels == [clips[i].label for i in range(5)]
+
+
+class Damaged:
+    """Procedural clips, some of which do not decode."""
+
+    varies = False
+
+    def __init__(self, bad: set[int], skips_damaged: bool) -> None:
+        self.clips, self.bad, self.skips_damaged = BounceClips(5, nano().clip), bad, skips_damaged
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def read(self, index: int, draw: int = 0):
+        if index in self.bad:
+            raise DataError(f"clip {index}: want a readable file, got none")
+        return self.clips.read(index)
+
+
+def test_clips_that_do_not_decode_are_left_out_where_the_set_says_so(caplog):
+    got = list(in_order(Damaged({0, 3}, skips_damaged=True), 2, nano(), CPU))
+    want = [BounceClips(5, nano().clip).read(i).name for i in (1, 2, 4)]
+    assert [name for e in got for name in e.names] == want and "left out: clip 3" in caplog.text
+    mean, _ = mean_clip(Damaged({0, 3}, skips_damaged=True), nano())
+    assert torch.allclose(mean, torch.cat([e.video for e in got]).mean(0, keepdim=True))
+    for clips in (Damaged({3}, skips_damaged=False), Damaged(set(range(5)), skips_damaged=True)):
+        with pytest.raises(DataError, match=r"clip \d: want a readable file"):
+            list(in_order(clips, 2, nano(), CPU))
