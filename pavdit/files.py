@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,10 +124,9 @@ def fsync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_with_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-) -> FileRecord:
-    """Write a safetensors file so that `path` is either the old file or the whole new one.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside `path`; what is written there takes its place as a whole at the end, or leaves no trace.
 
     Raises:
         OSError: the directory is missing or full; `path` is as it was.
@@ -134,10 +134,31 @@ def replace_with_tensors(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        record = write_tensors(temporary, tensors, metadata)
+        yield temporary
         temporary.replace(path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+
+
+def replace_with_text(path: Path, text: str) -> None:
+    """Write a text file so that `path` is either the old file or the whole new one.
+
+    Raises:
+        OSError: as for `replacing`.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def replace_with_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> FileRecord:
+    """Write a safetensors file so that `path` is either the old file or the whole new one, durably.
+
+    Raises:
+        OSError: as for `replacing`.
+    """
+    with replacing(path) as temporary:
+        record = write_tensors(temporary, tensors, metadata)
     fsync_directory(path.parent)
     return record

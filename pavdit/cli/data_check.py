@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     from pavdit.data.check import Results, check_files
     from pavdit.data.judge import Limits
     from pavdit.data.layout import media_files
-    from pavdit.data.report import as_html, as_json, bad_share, counts, write_text
+    from pavdit.data.report import as_html, as_json, bad_share, counts
+    from pavdit.files import replace_with_text
     from pavdit.progress import progress
 
     require_worker_arguments(arguments)
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return INTERRUPTED_AND_SAVED
     for name, text in (("report.json", as_json), ("report.html", as_html)):
-        write_text(output / name, text(checked, folder, limits))
+        replace_with_text(output / name, text(checked, folder, limits))
         print(output / name)
     bad, share = sum(bool(file.findings) for file in checked), bad_share(checked)
     print(f"{len(checked)} files, {bad} bad" + "".join(f", {n} {r}" for r, n in counts(checked).items()))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pavdit.clip import DataError
-from pavdit.files import file_record
+from pavdit.files import file_record, replace_with_text
 
 HASHING_THREADS = 4
 
@@ -51,9 +50,7 @@ class FileDigests:
         Raises:
             OSError: the disk is full.
         """
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(self.known))
-        temporary.replace(self.path)
+        replace_with_text(self.path, json.dumps(self.known))
 
     def _digest(self, file: Path) -> str:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pavdit.clip import DataError
+from pavdit.files import file_record
 from pavdit.media.probe import (
     MediaInfo,
     audio_stream,
@@ -106,11 +106,7 @@ def sha256_of(path: Path) -> str:
         DataError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-            return digest.hexdigest()
+        return file_record(path).sha256
     except OSError as error:
         raise DataError(f"{path}: want a readable file, got {error.strerror}") from None
 

@@ -19,8 +19,8 @@ from pavdit.clip import DataError
 from pavdit.data.cut import Cut, Job, Plan, Recipe, Unwritable, cut, plan
 from pavdit.data.inspect import sha256_of
 from pavdit.data.layout import Listing, Source
-from pavdit.data.report import write_text
 from pavdit.data.workers import Lost, each
+from pavdit.files import replace_with_text
 
 VERSION = 1
 SEGMENTS_PER_JOB = 8
@@ -80,7 +80,7 @@ class _Ledger:
                     "got one of others"
                 )
             self.done[key] = result
-        write_text(path, "".join(self._line(key) for key in self.done))
+        replace_with_text(path, "".join(self._line(key) for key in self.done))
 
     def _line(self, key: tuple[str, str, int]) -> str:
         source, sha256, first = key
@@ -102,7 +102,7 @@ class _Ledger:
 
     def keep(self, keys: Iterable[tuple[str, str, int]]) -> None:
         """Have these lines alone, in order: the same for the same folder, however it came about."""
-        write_text(self.path, "".join(self._line(key) for key in sorted(keys) if key in self.done))
+        replace_with_text(self.path, "".join(self._line(key) for key in sorted(keys) if key in self.done))
 
 
 def recipe_hash(recipe: Recipe) -> str:
@@ -233,9 +233,9 @@ def _finish(
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["path", "label", "text", "split", "recording", "start_seconds"])
     writer.writerows(sorted(rows))
-    write_text(output / TABLE, buffer.getvalue())
+    replace_with_text(output / TABLE, buffer.getvalue())
     entries = [{"source": name, "start_seconds": start, "reason": why} for name, start, why in skipped]
-    write_text(output / SKIPPED, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
+    replace_with_text(output / SKIPPED, json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
     ledger.keep(key for _, key in jobs)
     return Prepared(len(rows), num_new, tuple(skipped))
 

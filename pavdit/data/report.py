@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -127,17 +126,3 @@ def as_html(checked: Sequence[Checked], root: Path, limits: Limits) -> str:
         f"<title>pavdit data check: {html.escape(root.name)}</title><style>{STYLE}</style></head>"
         f"<body>{body}</body></html>\n"
     )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file as a whole or not at all.
-
-    Raises:
-        OSError: the folder cannot be written to, or is full.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

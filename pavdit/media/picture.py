@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from fractions import Fraction
 from pathlib import Path
 
 import av
 from torch import Tensor
+
+from pavdit.files import replacing
 
 
 def write_png(picture: Tensor, path: Path) -> None:
@@ -21,10 +22,5 @@ def write_png(picture: Tensor, path: Path) -> None:
     codec.time_base = Fraction(1)  # the encoder asks for one, a picture has none
     frame = av.VideoFrame.from_ndarray(picture.movedim(0, 2).contiguous().numpy(), format="rgb24")
     data = b"".join(bytes(packet) for part in (frame, None) for packet in codec.encode(part))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(data)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.console import Console
 from torch import Tensor
 
 from pavdit.config import ConfigError, RunConfig
-from pavdit.files import tensors_record
+from pavdit.files import replace_with_text, tensors_record
 from pavdit.train import checkpoint as checkpoints
 from pavdit.train.autoencoder import AutoencoderStage
 from pavdit.train.checkpoint import Checkpoint
@@ -65,7 +64,8 @@ def run_training(config: RunConfig, resume: str = "auto", console: Console | Non
             console.print(f"resuming {saved.path} at step {saved.step}")
         elif config.train.first_stage is not None:
             trainer.begin_second_stage(checkpoints.open_checkpoint(config.train.first_stage))
-        on_first(lambda: _write_config(run_dir / "config.yaml", config))  # not where the run was refused
+        written = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        on_first(lambda: replace_with_text(run_dir / "config.yaml", written))  # not where the run was refused
         return fit(trainer, console)
 
 
@@ -94,9 +94,3 @@ def _require_frozen(saved: Checkpoint, frozen: Mapping[str, Mapping[str, Tensor]
                 f"train.{stem}: want the {stem} that this run began with ({saved.path}), got another; "
                 "a new one needs a new run_dir"
             )
-
-
-def _write_config(path: Path, config: RunConfig) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    temporary.replace(path)
