@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pavdit.config import TASKS
+from pavdit.config import TASKS, ModelConfig
 from pavdit.flow.graph import Captured, Graphs, version_of
 from pavdit.flow.sampler import Callback, sample
 from pavdit.flow.schedule import time_grid
+from pavdit.latents import PlaneLayout
 from pavdit.ops import guided_euler_step_
 from pavdit.options import SamplingOptions
 from pavdit.stdit.model import BlockReuse, Condition, Modulation, STDiT
 from pavdit.tasks import GIVEN, MADE_ALONE, STREAMS
+from pavdit.text import TextEncoder, to_bucket
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,48 @@ class Captions:
     tokens: Tensor
     mask: Tensor | None
     known: bool
+
+
+def encode_captions(
+    text: TextEncoder,
+    prompts: Sequence[str] | None,
+    batch: int,
+    config: ModelConfig,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> Captions:
+    """Prompts to tokens, where the generator runs; None: `batch` null captions, as long as a class's.
+
+    Raises:
+        ValueError: a prompt cannot be encoded, or is longer than the generator accepts.
+    """
+    stdit = config.stdit
+    if prompts is None:
+        shape = batch, config.text.tokens_per_class, stdit.text_dim
+        return Captions(torch.zeros(shape, device=device), None, known=False)
+    tokens, mask = to_bucket(text.encode(list(prompts)), stdit.max_text_length)
+    return Captions(tokens.to(device, dtype), None if mask is None else mask.to(device), known=True)
+
+
+def place_given(
+    noise: Tensor, given: Tensor | None, task: str, layout: PlaneLayout
+) -> tuple[Tensor, Tensor | None]:
+    """Put the stream that a task is given into P.
+
+    Args:
+        noise: P, ``(B, C, G, rows, columns)``.
+        given: P of the clips, of which the given stream's frames are taken; None where nothing is given.
+        task: one of `pavdit.config.TASKS`.
+        layout: of P.
+
+    Returns:
+        P, and the ``(G,)`` mask of the frames to make; None: all.
+    """
+    if task in GIVEN and given is not None:
+        clean = layout.frames_of(GIVEN[task]).to(noise.device)  # (G,)
+        return torch.where(clean[:, None, None], given, noise), ~clean
+    made = MADE_ALONE.get(task)
+    return noise, None if made is None else layout.frames_of(made).to(noise.device)
 
 
 class BoundVelocity:

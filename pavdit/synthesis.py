@@ -17,10 +17,9 @@ from pavdit.flow.sampler import Callback
 from pavdit.generated import Generated
 from pavdit.latents import PlaneLayout
 from pavdit.options import SamplingOptions
-from pavdit.sampling import BoundVelocity, Captions, sample_batch
+from pavdit.sampling import BoundVelocity, encode_captions, place_given, sample_batch
 from pavdit.stdit.fast import Networks
-from pavdit.tasks import GIVEN, MADE_ALONE, with_given
-from pavdit.text import to_bucket
+from pavdit.tasks import GIVEN, with_given
 from pavdit.train.models import Generator
 from pavdit.train.trainer import NonFiniteError
 
@@ -64,8 +63,18 @@ class Synthesis:
         """
         random = [torch.Generator().manual_seed(request.seed) for request in batch]
         noise = draw_noise(self._latent_shape(), random, self.config.flow.prior)  # (B, C, G, rows, columns)
-        latent, target = self._place_given(noise.to(self.codec.device), given, options.task)
-        captions = self._captions(batch)
+        latent, target = place_given(
+            noise.to(self.codec.device), self._latent_of(given, options.task), options.task, self.layout
+        )
+        prompts = [request.prompt for request in batch if request.prompt is not None]
+        captions = encode_captions(
+            self.generator.text,
+            prompts or None,
+            len(batch),
+            self.config,
+            self.codec.device,
+            self.codec.dtype,
+        )
         stdit = self.networks.for_text(captions.tokens.shape[1])
         velocity = BoundVelocity(
             stdit,
@@ -98,26 +107,12 @@ class Synthesis:
         layout = self.layout
         return self.config.mdsa.latent_channels, layout.num_frames, layout.rows, layout.columns
 
-    def _place_given(self, noise: Tensor, given: Clip | None, task: str) -> tuple[Tensor, Tensor | None]:
-        """Put the given stream's own latent into P; returns P and the ``(G,)`` mask of the frames to make."""
-        device = noise.device
+    def _latent_of(self, given: Clip | None, task: str) -> Tensor | None:
+        """P that holds the stream which a task is given, encoded without the other one."""
         if given is None:
-            made = MADE_ALONE.get(task)
-            return noise, None if made is None else self.layout.frames_of(made).to(device)
-        clean = self.layout.frames_of(GIVEN[task]).to(device)  # (G,)
+            return None
         [planes] = self.codec.encode(given, GIVEN[task])
-        data = self.layout.stack(planes, planes)  # only the given stream's frames are taken
-        return torch.where(clean[:, None, None], data, noise), ~clean
-
-    def _captions(self, batch: list[Request]) -> Captions:
-        """The batch's tokens; the null caption is as long as the shortest bucket."""
-        stdit = self.config.stdit
-        prompts = [request.prompt for request in batch if request.prompt is not None]
-        if not prompts:
-            shape = len(batch), self.config.text.tokens_per_class, stdit.text_dim
-            return Captions(torch.zeros(shape, device=self.codec.device), None, known=False)
-        tokens, mask = to_bucket(self.generator.text.encode(prompts), stdit.max_text_length)
-        return Captions(tokens.to(self.codec.device, self.codec.dtype), mask, known=True)
+        return self.layout.stack(planes, planes)  # only the given stream's frames are taken
 
 
 def require_finite(latent: Tensor, generator: Generator) -> None:

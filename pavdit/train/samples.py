@@ -15,9 +15,7 @@ from pavdit.data.latent_cache import LatentSet
 from pavdit.flow.path import draw_noise
 from pavdit.latents import PlaneLayout
 from pavdit.options import SamplingOptions
-from pavdit.sampling import BoundVelocity, Captions, sample_batch
-from pavdit.tasks import GIVEN, MADE_ALONE
-from pavdit.text import to_bucket
+from pavdit.sampling import BoundVelocity, encode_captions, place_given, sample_batch
 from pavdit.train.models import Generator
 
 
@@ -60,24 +58,12 @@ class Sampler:
         given = latents.read(clips, ["alone"] * len(clips))
         random = [torch.Generator().manual_seed(seed + i) for i in range(len(clips))]
         noise = draw_noise(given.shape[1:], random, config.flow.prior)
-        target = None
-        if task in GIVEN:
-            clean = self.layout.frames_of(GIVEN[task])  # (G,)
-            noise, target = torch.where(clean[:, None, None], given, noise), ~clean
-        elif task in MADE_ALONE:
-            target = self.layout.frames_of(MADE_ALONE[task])
+        latent, target = place_given(noise.to(self.device), given.to(self.device), task, self.layout)
+        captions = encode_captions(model.text, prompts, len(clips), config, self.device)
         options = SamplingOptions.of(config.flow, task, {})
-        if prompts is None:
-            shape = len(clips), config.text.tokens_per_class, config.stdit.text_dim
-            captions = Captions(torch.zeros(shape, device=self.device), None, known=False)
-            options = options.unguided()
-        else:
-            tokens, mask = to_bucket(model.text.encode(list(prompts)), config.stdit.max_text_length)
-            mask = None if mask is None else mask.to(self.device)
-            captions = Captions(tokens.to(self.device), mask, known=True)
+        options = options if captions.known else options.unguided()
         velocity = BoundVelocity(model.stdit, captions, options, fps=float(config.clip.fps))
-        target = None if target is None else target.to(self.device)
-        return sample_batch(velocity, noise.to(self.device), target=target)
+        return sample_batch(velocity, latent, target=target)
 
     def decode(self, codec: Codec, latent: Tensor, task: str) -> list[Clip]:
         """P to clips; a given stream is what the autoencoder makes of its latent."""
