@@ -1,11 +1,11 @@
-"""Look after a folder of clips: check it, or cut it into clips of one kind."""
+"""Look after a folder of clips: check it, or cut it into clips of one kind; show the procedural set."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 
-VERBS = ("check", "prepare")
+VERBS = ("check", "prepare", "show")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

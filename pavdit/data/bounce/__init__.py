@@ -6,35 +6,50 @@ import numpy as np
 import torch
 
 from pavdit.clip import Clip, ClipSpec
+from pavdit.data.bounce.materials import MATERIALS
 from pavdit.data.bounce.picture import render_frames
-from pavdit.data.bounce.scene import MATERIALS
-from pavdit.data.bounce.script import CLASS_NAMES, Scene, draw_scene
-from pavdit.data.bounce.sound import render_wave
+from pavdit.data.bounce.scene import Body, Scene
+from pavdit.data.bounce.script import Scenes, draw_scene
+from pavdit.data.bounce.sound import MIN_SAMPLE_RATE, render_wave
+from pavdit.data.bounce.words import CLASS_NAMES, SIMPLE_CLASS_NAMES
 from pavdit.data.record import ClipRecord
 
-__all__ = ["CLASS_NAMES", "MATERIALS", "BounceClips", "Scene", "draw_scene"]
+__all__ = ["CLASS_NAMES", "MATERIALS", "Body", "BounceClips", "Scene", "draw_scene"]
 
 
 class BounceClips:
-    """`num_clips` clips of balls that bounce, hit walls, tick and flash, drawn anew on each access.
+    """`num_clips` clips of things that bounce, hit walls, tick, flash, roll and slide, drawn at each access.
 
-    Clip i is a pure function of (seed, i, spec), and its scene (label, caption, events) of (seed, i,
-    duration, aspect): neither frame rate nor size nor sample rate moves an event.
+    Clip i is a pure function of (seed, i, spec), and its scene (label, caption, events, where everything
+    is when) of (seed, i, duration, aspect): neither frame rate nor size nor sample rate moves an event.
 
     Attributes:
-        class_names: ``<material>_<action>``, sorted.
+        class_names: ``<material>_<action>`` and ``<material>_and_<material>``, sorted.
         varies: False, a clip is the same each time that it is read.
         skips_damaged: False, none can be damaged.
     """
 
-    class_names = CLASS_NAMES
     varies = False
     skips_damaged = False
 
-    def __init__(self, num_clips: int, spec: ClipSpec, seed: int = 0) -> None:
+    def __init__(self, num_clips: int, spec: ClipSpec, seed: int = 0, scenes: Scenes = "all") -> None:
+        """
+        Args:
+            num_clips: how many.
+            spec: sizes and rates.
+            seed: of the whole set.
+            scenes: `simple` has one object before a plain wall in each clip, and no rolling and sliding.
+
+        Raises:
+            ValueError: the sample rate is too low to hold the pitches.
+        """
+        if spec.sample_rate < MIN_SAMPLE_RATE:
+            raise ValueError(f"bounce: want sample_rate >= {MIN_SAMPLE_RATE} Hz, got {spec.sample_rate}")
         self.num_clips = num_clips
         self.spec = spec
         self.seed = seed
+        self.scenes: Scenes = scenes
+        self.class_names = CLASS_NAMES if scenes == "all" else SIMPLE_CLASS_NAMES
 
     @property
     def summary(self) -> str:
@@ -48,14 +63,13 @@ class BounceClips:
         """The scene of clip `index`, before it is seen or heard."""
         shorter = min(self.spec.width, self.spec.height)
         rng = np.random.default_rng([self.seed, index])
-        return draw_scene(
-            rng, self.spec.width / shorter, self.spec.height / shorter, float(self.spec.duration_seconds)
-        )
+        width, height = self.spec.width / shorter, self.spec.height / shorter
+        return draw_scene(rng, width, height, float(self.spec.duration_seconds), self.scenes)
 
     def record(self, index: int) -> ClipRecord:
         """What is known of clip `index` without making it."""
         scene = self.scene(index)
-        return ClipRecord(scene.label, scene.caption, origin=f"bounce {self.seed} {index}")
+        return ClipRecord(scene.label, scene.caption, origin=f"bounce {self.scenes} {self.seed} {index}")
 
     def __getitem__(self, index: int) -> Clip:
         return self.read(index)
@@ -79,5 +93,5 @@ class BounceClips:
             label=scene.label,
             caption=scene.caption,
             name=f"bounce-{self.seed}-{index}",
-            events=scene.action.events(),
+            events=scene.events(),
         )
