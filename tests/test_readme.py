@@ -63,7 +63,10 @@ def test_the_commands_run_in_their_order(workplace, capsys):
 
 def test_the_python_runs(workplace, nano_generator_run):
     demo = load_run(ROOT / "configs" / "tiny-bounce-generator.yaml")
-    assert "metal_bounce" in BounceClips(demo.data.num_clips, demo.model.clip).class_names
+    assert (
+        "metal_bounce"
+        in BounceClips(demo.data.num_clips, demo.model.clip, scenes=demo.data.scenes).class_names
+    )
     known = open_checkpoint(nano_generator_run).config.model.text.class_names[0]
     (workplace / "out" / "demo").mkdir(parents=True)
     (workplace / "out" / "demo" / "generator").symlink_to(nano_generator_run)

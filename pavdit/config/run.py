@@ -15,6 +15,9 @@ class DataConfig(Model):
     """The clips of a run."""
 
     kind: Literal["bounce", "folder"] = "bounce"
+    scenes: Literal["all", "simple"] = "all"
+    """For `kind: bounce`: `simple` has one object before a plain wall, and no rolling and sliding: what a small
+    model learns in minutes."""
     path: Path | None = None
     """For `kind: folder`: a folder of clips as it is, or a table (.csv, .tsv) with a column `path`."""
     layout: Literal["auto", "folders", "aist", "table"] = "auto"

@@ -130,7 +130,7 @@ def open_clips(config: DataConfig, spec: ClipSpec) -> tuple[Subset, Subset]:
     if config.kind == "bounce":
         if config.num_clips is None:
             raise ConfigError("data: want num_clips for kind 'bounce', got none")
-        bounce = BounceClips(config.num_clips, spec, config.seed)
+        bounce = BounceClips(config.num_clips, spec, config.seed, config.scenes)
         first_held_out = config.num_clips - config.held_out
         order = tuple(range(config.num_clips))
         return Subset(bounce, order[:first_held_out]), Subset(bounce, order[first_held_out:])

@@ -26,7 +26,7 @@ NOISE_BAND_HZ = 7200.0
 """Noise has no more at any sample rate, so that it is the same."""
 MIN_SAMPLE_RATE = 8000
 """Below it the highest pitch, 2.8 kHz, comes near `BAND`."""
-GROUND_LEVEL = 0.2
+GROUND_LEVEL = 0.16
 """Root mean square of the sound of rolling or sliding at `FULL_GROUND_SPEED`."""
 FULL_GROUND_SPEED = 1.5
 GROUND_ATTACK_SECONDS = 0.002
