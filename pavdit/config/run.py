@@ -16,8 +16,8 @@ class DataConfig(Model):
 
     kind: Literal["bounce", "folder"] = "bounce"
     scenes: Literal["all", "simple"] = "all"
-    """For `kind: bounce`: `simple` has one object before a plain wall, and no rolling and sliding: what a small
-    model learns in minutes."""
+    """For `kind: bounce`: `simple` has one object before a plain wall, no rolling and no sliding, for a small
+    model to learn in minutes."""
     path: Path | None = None
     """For `kind: folder`: a folder of clips as it is, or a table (.csv, .tsv) with a column `path`."""
     layout: Literal["auto", "folders", "aist", "table"] = "auto"

@@ -154,7 +154,7 @@ def test_backdrops_have_hardly_any_colour_and_a_floor_that_is_seen() -> None:
     seen = set()
     for scene in map(CLIPS.scene, range(60)):
         back = scene.backdrop.paint(scene.width, scene.height, SPEC)
-        assert back.min() > 0.03 and back.max() < 0.75 and np.ptp(back, axis=-1).max() < 0.08
+        assert back.min() > 0.02 and back.max() < 0.8 and np.ptp(back, axis=-1).max() < 0.08
         assert np.abs(back[-1] - back[SPEC.height - 10]).max() > 0.015
         seen.add(scene.backdrop.kind)
     assert len(seen) == 5
@@ -186,7 +186,9 @@ def test_the_sample_rate_moves_nothing_that_is_heard(kind: type) -> None:
     )
     coarse = render_wave(scene, SPEC, np.random.default_rng(0))
     fine = render_wave(scene, dataclasses.replace(SPEC, sample_rate=256000), np.random.default_rng(0))
-    assert np.abs(fine[::16] / np.abs(fine[::16]).max() - coarse / np.abs(coarse).max()).max() < 1e-4
+    fine = fine[::16]
+    level = (fine @ coarse) / (coarse @ coarse)  # each is scaled by its own loudest sample
+    assert np.abs(fine - level * coarse).max() < 1e-4
 
 
 def test_what_moves_over_the_floor_is_heard_until_it_rests() -> None:

@@ -63,7 +63,8 @@ def draw_backdrop(rng: np.random.Generator, kinds: tuple[Kind, ...] = KINDS) -> 
     tint = rng.uniform(-0.015, 0.015, size=3)
     wall = 0.12 + 0.22 * tone + tint
     other = wall + (0.08 + 0.10 * step) * (1 if tone < 0.6 else -1)
-    lighter = 1.6 + 0.3 * floor if tone < 0.6 else 0.5 + 0.1 * floor
+    lighter = 1.4 + 0.2 * floor if tone < 0.6 else 0.5 + 0.1 * floor
     if kind == "faint":
         lighter = 1.15
-    return Backdrop(kind, wall, other, wall * lighter, 0.2 + 0.4 * split, 0.15 + 0.25 * period, phase)
+    beside = other if kind in ("two-tone", "stripes") else wall  # the tone next to the floor, or the nearest
+    return Backdrop(kind, wall, other, beside * lighter, 0.2 + 0.4 * split, 0.15 + 0.25 * period, phase)

@@ -111,7 +111,7 @@ def _noise(
     weight = np.ones_like(frequency) if body is None else _resonances(body, frequency)
     amplitude = weight / math.sqrt(4 * np.square(weight).sum())
     spectrum = np.zeros(spec.sample_rate * period // 2 + 1, complex)
-    held = int(np.searchsorted(frequency, BAND * spec.sample_rate))
+    held = int(np.searchsorted(frequency, BAND * spec.sample_rate, side="right"))
     spectrum[1 : held + 1] = ((real + 1j * imaginary) * amplitude)[:held]
     wave = np.fft.irfft(spectrum, n=spec.sample_rate * period, norm="forward")
     return np.asarray(wave[: spec.num_samples])
