@@ -1,7 +1,7 @@
 """Seconds an update of either stage, beside the same update in plain PyTorch: python benchmarks/training.py.
 
-Columns: ``eager`` is the network with every op in plain PyTorch; ``peer`` the same, STDiT's blocks or the
-autoencoder tuned by Inductor (on CUDA max-autotune with CUDA graphs); ``ours`` the trainer as it ships, on
+Columns: ``eager`` is the network with every op in plain PyTorch; ``peer`` the same, its layers tuned by
+Inductor (on CUDA max-autotune with CUDA graphs); ``ours`` the trainer as it ships, on
 CUDA its update as one graph where that is faster. Each does all of `Trainer.update`: draws, cached latents or
 decoded clips, forward and backward pass, clip, fused AdamW, average. They take turns on the same weights.
 """
@@ -28,7 +28,6 @@ from benchmarks.updates import Column, columns, stage_of
 from pavdit.config import PRESETS, DataConfig, RunConfig, TrainConfig
 from pavdit.runtime import DTYPES
 from pavdit.train.models import choose_device
-from pavdit.train.parallel import WHOLE
 
 UPDATES = {"cpu": 1, "cuda": 10}
 """Timed together, as the loop queues them: the host reads what it needs one update later."""
@@ -49,6 +48,7 @@ def run_config(options: argparse.Namespace, folder: Path) -> RunConfig:
             autoencoder=folder if options.stage == "generator" else None,
             num_steps=10**6,
             batch_size=options.batch,
+            accumulate=options.accumulate,
             gradient_checkpointing=options.recompute,
             dtype=options.dtype,
             device=options.device,
@@ -87,8 +87,9 @@ def step_facts(found: dict[str, Column], device: torch.device) -> dict[str, floa
         if device.type == "cuda":
             facts[f"kernels_{name}"] = kernels(lambda name=name: found[name].updates(1))
     stage = found["eager"].trainer.stage
+    parts = found["eager"].trainer.parts
     with plain_pytorch(), torch.no_grad():
-        facts["forward_gflop"] = forward_flops(lambda: stage.loss(0, WHOLE)) / 1e9
+        facts["forward_gflop"] = len(parts) * forward_flops(lambda: stage.loss(0, parts[0])) / 1e9
     return facts
 
 
@@ -98,6 +99,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="medium")
     parser.add_argument("--stage", choices=("generator", "autoencoder"), default="generator")
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--accumulate", type=int, default=1, help="parts of a batch, one after another")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="bfloat16")
     parser.add_argument("--text", type=int, default=TEXT_TOKENS, help="text tokens")
@@ -114,18 +116,15 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
-    asked = {
-        k: getattr(options, k) for k in ("preset", "stage", "batch", "dtype", "text", "recompute", "rounds")
-    }
+    names = ("preset", "stage", "batch", "accumulate", "dtype", "text", "recompute", "rounds")
+    asked = {name: getattr(options, name) for name in names}
     facts = header(device.type) | asked
     print(" | ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     name = f"training-{options.stage}-{options.preset}-batch{options.batch}-{options.dtype}"
     path = results_path(options.json, name, device.type)
     with tempfile.TemporaryDirectory() as folder:
         config = run_config(options, Path(folder))
-        found = columns(config, stage_of(config, device, Path(folder)))
-        if options.no_peer:
-            del found["peer"]
+        found = columns(config, stage_of(config, device, Path(folder)), not options.no_peer)
         facts["failed"] = warm_up(found, device)
         facts["graph"] = str(found["ours"].trainer.graph.state)
         step = step_facts(found, device)

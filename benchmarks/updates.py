@@ -18,12 +18,18 @@ from pavdit.data.bounce import BounceClips
 from pavdit.data.latent_cache import LatentSet
 from pavdit.data.shards import Shards, content_key
 from pavdit.latents import PlaneLayout
+from pavdit.mdsa.attention import CrossStreamAttention, PlaneSelfAttention
 from pavdit.mdsa.autoencoder import MDSA
+from pavdit.mdsa.projection import Projector
+from pavdit.mdsa.timesformer import TimeSformerLayer
+from pavdit.stdit.block import Block
 from pavdit.train.autoencoder import AutoencoderStage
 from pavdit.train.generator import GeneratorStage
-from pavdit.train.models import Generator
 from pavdit.train.stage import Stage
 from pavdit.train.trainer import Trainer
+
+COMPILED = (Block, TimeSformerLayer, Projector, PlaneSelfAttention, CrossStreamAttention)
+"""What Inductor compiles, of one kind and shape once; all of MDSA at once takes it more than five minutes."""
 
 
 @dataclass(frozen=True)
@@ -80,25 +86,25 @@ def stage_of(config: RunConfig, device: torch.device, folder: Path) -> Stage:
     return stage
 
 
-def columns(config: RunConfig, stage: Stage) -> dict[str, Column]:
-    """The three ways. They share weights; ours has moments and an average of its own."""
+def columns(config: RunConfig, stage: Stage, peer: bool) -> dict[str, Column]:
+    """The ways, `peer` if wanted. They share weights; ours has moments and an average of its own."""
     off = config.model_copy(update={"train": config.train.model_copy(update={"graph": False})})
     plain = Trainer(off, stage)
-    return {
-        "eager": Column(plain, plain_pytorch),
-        "peer": Column(plain, Tuned(stage.model)),
-        "ours": Column(Trainer(config, stage), nullcontext),
-    }
+    found = {"eager": Column(plain, plain_pytorch)}
+    if peer:
+        found["peer"] = Column(plain, Tuned(stage.model))
+    return found | {"ours": Column(Trainer(config, stage), nullcontext)}
 
 
 class Tuned:
-    """Lets Inductor's code serve in place of a model's own, in plain PyTorch."""
+    """Lets Inductor's code serve in place of a model's parts, in plain PyTorch."""
 
     def __init__(self, model: nn.Module) -> None:
         self.on_cuda = next(model.parameters()).is_cuda
         mode = "max-autotune" if self.on_cuda else "default"
-        parts = model.stdit.blocks if isinstance(model, Generator) else (model,)
-        self.parts = [(part, torch.compile(part.forward, mode=mode)) for part in parts]
+        parts = [part for part in model.modules() if isinstance(part, COMPILED)]
+        self.parts = [(part, torch.compile(part.forward, mode=mode, dynamic=False)) for part in parts]
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, len(parts))
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
