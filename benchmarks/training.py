@@ -32,7 +32,8 @@ from pavdit.train.models import choose_device
 UPDATES = {"cpu": 1, "cuda": 10}
 """Timed together, as the loop queues them: the host reads what it needs one update later."""
 
-WARM_UPS = 2
+WARM_UPS = 1
+"""Beside the updates whose ops are counted."""
 
 
 def run_config(options: argparse.Namespace, folder: Path) -> RunConfig:
