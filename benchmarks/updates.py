@@ -49,7 +49,7 @@ class Column:
                     sys.exit(f"training: want finite updates to time, got {refused.tensor} not finite")
 
     def seconds(self, count: int, device: torch.device) -> float:
-        """Of one update; one CPU thread is timed by the processor time it used, as in `benchmarks.harness`."""
+        """Of one update; one CPU thread is timed by the processor time that it used, as ops are."""
         alone = device.type == "cpu" and torch.get_num_threads() == 1
         begin = process_time() if alone else now(device)
         self.updates(count)
