@@ -30,6 +30,8 @@ import torch
 ROOT = Path(__file__).parents[1]
 ROUNDS = 50
 WARM_UPS = 5
+ENOUGH_ROUNDS, ENOUGH_SECONDS = 11, 4.0
+"""A row ends after ROUNDS, or after so many that took so long: slow calls vary less."""
 GRAPH_BELOW_SECONDS = 100e-6
 REPLAYS = 20
 """Calls in one CUDA graph: enough that the launch of the graph does not show."""
@@ -65,7 +67,7 @@ class Times:
     @classmethod
     def of(cls, seconds: list[float]) -> Times:
         """Summarise the rounds."""
-        tenths = quantiles(seconds, n=10)
+        tenths = quantiles(seconds, n=10, method="inclusive") if len(seconds) > 1 else seconds
         return cls(*(round(1e3 * value, 5) for value in (median(seconds), tenths[0], tenths[-1])))
 
 
@@ -107,6 +109,11 @@ def results_folder(device: str = "cuda") -> Path:
     )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def results_path(asked: Path | None, name: str, device: str) -> Path | None:
+    """The file of --json; `-` is one of this name in the folder of results."""
+    return results_folder(device) / f"{name}.json" if asked is not None and str(asked) == "-" else asked
 
 
 def write(path: Path | None, facts: dict[str, object]) -> None:
@@ -193,18 +200,21 @@ def time_cuda(call: Call, flush: torch.Tensor) -> float:
     return begin.elapsed_time(end) / 1e3
 
 
-def measure(calls: dict[str, Call], device: str) -> dict[str, Times]:
+def measure(calls: dict[str, Call], device: str, rounds: int = ROUNDS) -> dict[str, Times]:
     """Time all ways in interleaved rounds, so that a change of clocks or load meets all of them."""
     calls, parts = dict(calls), dict.fromkeys(calls, 1)
     flush = torch.empty(2**26 if device == "cuda" else 0, dtype=torch.int32, device=device)  # 256 MiB
     for name, call in calls.items():
-        for _ in range(WARM_UPS):
+        for _ in range(min(WARM_UPS, rounds)):
             call()
         if device == "cuda" and min(time_cuda(call, flush) for _ in range(3)) < GRAPH_BELOW_SECONDS:
             calls[name], parts[name] = as_graph(call), REPLAYS
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):
+    started = time.monotonic()
+    for done in range(rounds):
+        if done >= ENOUGH_ROUNDS and time.monotonic() - started > ENOUGH_SECONDS:
+            break
         for name, call in calls.items():
             if device == "cuda":
                 seconds[name].append(time_cuda(call, flush) / parts[name])
@@ -240,6 +250,7 @@ def main(op: str, cases: Callable[[str], Iterable[Case]]) -> None:
     parser = argparse.ArgumentParser(description=f"Benchmark of {op}")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="at most so many a row")
     parser.add_argument("--json", action="store_true", help="write benchmarks/results/<machine>/<op>.json")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -249,7 +260,7 @@ def main(op: str, cases: Callable[[str], Iterable[Case]]) -> None:
     print(" | ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
     rows: list[dict[str, object]] = []
     for case in cases(options.device):
-        times = measure(case.calls, options.device)
+        times = measure(case.calls, options.device, options.rounds)
         bound, seconds = peaks.bound(case)
         of_peak = round(seconds / times["ours"].median_ms * 1e3, 4)
         print(row_text(op, case, times, bound, of_peak), flush=True)
