@@ -46,7 +46,7 @@ sanitize: $(STAMP)
 	$(PY) tools/sanitize.py $(if $(ALL),--all) $(if $(REDUCED),--reduced)
 
 # For a machine with a CUDA device and its own torch: installs nothing, uses the libraries that lie in pavdit/.
-# PART=tests, ops, sampler or sanitize (compute-sanitizer); the first three without PART.
+# PART=tests, ops, sampler, training or sanitize (compute-sanitizer); the first three without PART.
 gpu-check:
 	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) tools/gpu_check.py $(PART)
 

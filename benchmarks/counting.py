@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 
 def now(device: torch.device) -> float:
@@ -38,3 +39,15 @@ def kernels(call: Callable[[], object]) -> int:
         torch.cuda.synchronize()
     on_device = (e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA)
     return sum(not e.name.startswith(("Memcpy", "Memset")) for e in on_device)
+
+
+def forward_flops(call: Callable[[], object]) -> float:
+    """Of a call's products and attentions in plain PyTorch."""
+
+    def on_cpu(q: torch.Size, k: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
+        return sdpa_flop_count(q, k, v)
+
+    unknown = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: on_cpu}
+    with FlopCounterMode(display=False, custom_mapping=unknown) as flops:
+        call()
+    return float(flops.get_total_flops())

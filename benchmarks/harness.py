@@ -67,7 +67,7 @@ class Times:
     @classmethod
     def of(cls, seconds: list[float]) -> Times:
         """Summarise the rounds."""
-        tenths = quantiles(seconds, n=10) if len(seconds) > 1 else seconds
+        tenths = quantiles(seconds, n=10, method="inclusive") if len(seconds) > 1 else seconds
         return cls(*(round(1e3 * value, 5) for value in (median(seconds), tenths[0], tenths[-1])))
 
 
@@ -109,6 +109,11 @@ def results_folder(device: str = "cuda") -> Path:
     )
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def results_path(asked: Path | None, name: str, device: str) -> Path | None:
+    """The file of --json; `-` is one of this name in the folder of results."""
+    return results_folder(device) / f"{name}.json" if asked is not None and str(asked) == "-" else asked
 
 
 def write(path: Path | None, facts: dict[str, object]) -> None:

@@ -24,7 +24,7 @@ from benchmarks.columns import STAGES, TEXT_TOKENS, Column, Job, bind, columns, 
 from benchmarks.counting import Dispatches, kernels
 from benchmarks.fast_switches import fast_rows
 from benchmarks.floor import Watch
-from benchmarks.harness import header, results_folder, write
+from benchmarks.harness import header, results_path, write
 from pavdit.config import PRESETS
 from pavdit.options import SamplingOptions
 from pavdit.runtime import TIERS
@@ -110,12 +110,8 @@ def main() -> None:
     for column in found.values():  # compiles, and touches every weight
         run(column, short, noise)
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in found}
-    path = options.json
-    if path is not None and str(path) == "-":
-        path = (
-            results_folder(device.type)
-            / f"sampler-{options.preset}-batch{options.batch}-guidance{options.guidance:g}.json"
-        )
+    name = f"sampler-{options.preset}-batch{options.batch}-guidance{options.guidance:g}"
+    path = results_path(options.json, name, device.type)
     for _ in range(options.rounds):
         for name, column in found.items():
             samples[name].append(run(column, job, noise))

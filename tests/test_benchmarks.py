@@ -6,13 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 from nano import nano
 
-from benchmarks import ablations, batch_sweep, sampler
+from benchmarks import ablations, batch_sweep, sampler, training
 from pavdit.train.checkpoint import open_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +39,36 @@ def test_sampler_benchmark(tmp_path: Path) -> None:
     assert facts["step"]["dispatched_ours"] <= 0.6 * facts["step"]["dispatched_eager"]
     assert facts["fast"]["exact"]["latent_rms"] == 0
     assert facts["fast"]["absorbed"]["latent_rms"] < facts["fast"]["fp8"]["latent_rms"] < 0.1
+
+
+def no_compiler(function: Callable[..., object], **options: object) -> Callable[..., object]:
+    def call(*arguments: object, **named: object) -> object:
+        raise RuntimeError("no working compiler\nlong story")
+
+    return call
+
+
+@pytest.mark.parametrize("stage", ["generator", "autoencoder"])
+def test_training_benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    assert "python benchmarks/training.py" in (ROOT / "README.md").read_text()
+    monkeypatch.setitem(training.PRESETS, "tiny", nano)
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    monkeypatch.setattr(training, "matmul_speed", lambda device, dtype: 1e9)
+    options = f"--preset tiny --stage {stage} --batch 4 --accumulate 2 --dtype float32 --rounds 2 --json"
+    monkeypatch.setattr(sys, "argv", ["training", *options.split(), str(tmp_path / "found.json")])
+    training.main()
+    facts = json.loads((tmp_path / "found.json").read_text())
+    assert set(facts["rows"]) == {"eager", "ours"} and facts["graph"] == "off: no CUDA"
+    assert facts["failed"] == {"peer": "RuntimeError: no working compiler"}
+    assert "peer    cannot: RuntimeError: no working compiler" in capsys.readouterr().out
+    step = facts["step"]
+    assert step["dispatched_ours"] < step["dispatched_eager"]
+    for row in facts["rows"].values():
+        assert row["p10_ms"] <= row["median_ms"] <= row["p90_ms"]
+        assert row["clips_per_second"] == pytest.approx(4e3 / row["median_ms"], rel=1e-3)
+        assert row["utilisation"] == pytest.approx(3e3 * step["forward_gflop"] / row["median_ms"], abs=1e-4)
 
 
 SMALLEST = (

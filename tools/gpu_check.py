@@ -1,9 +1,9 @@
-"""The one command for a machine with a CUDA device: `make gpu-check [PART=tests|ops|sampler|sanitize]`.
+"""The one command for a CUDA machine: `make gpu-check [PART=tests|ops|sampler|training|sanitize]`.
 
 Installs nothing: the libraries lie in pavdit/ (built there or carried), torch is the machine's own. Every
 part prints a short table last and writes JSON to $OUT, or to benchmarks/results/<machine>/ where OUT is not
 set. Without PART the tests run, then the benchmarks of ops and sampler until nine minutes are over; the
-sanitizers, which need minutes, only where named.
+sanitizers and training, which need minutes, only where named.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +59,14 @@ SAMPLER = (
     ("sampler", "--preset", "xl", "--guidance", "4", "--rounds", "3", "--json", "-"),
 )
 """Ceilings first; the peer, which compiles for minutes, last, over the file that was written without it."""
+XL = ("training", "--preset", "xl", "--json", "-")
+TRAINING = (
+    (*XL, "--batch", "2", "--no-peer"),
+    (*XL, "--batch", "64", "--accumulate", "4", "--rounds", "3", "--no-peer"),
+    (*XL, "--stage", "autoencoder", "--batch", "4", "--recompute", "--no-peer"),
+    (*XL, "--batch", "2", "--rounds", "3"),
+)
+"""Parts of 16 clips fit into 80 GB; the peer last, as above."""
 SANITIZERS = ("memcheck", "racecheck", "initcheck")
 SANITIZED_SECONDS = 480
 """For all sanitizers together; they slow a kernel down tenfold to a hundredfold."""
@@ -123,25 +131,39 @@ def ops() -> bool:
 
 def sampler() -> bool:
     """Run ceilings, attention backends and whole samples of `xl`, as many as fit into the part's time."""
+    return benchmarks("sampler", SAMPLER)
+
+
+def training() -> bool:
+    """Run the tests of the update as a graph, then updates of `xl`, as many as fit into the part's time."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/train/test_update.py"]
+    if subprocess.run(command, cwd=ROOT, env=os.environ | REQUIRED, timeout=PART_SECONDS).returncode:
+        print("gpu-check training: the tests fail, so nothing is timed", flush=True)
+        return False
+    return benchmarks("training", TRAINING)
+
+
+def benchmarks(part: str, commands: Iterable[tuple[str, ...]]) -> bool:
+    """Run as many benchmarks as fit into a part's time."""
     from benchmarks.harness import results_folder
 
     folder, end, good = results_folder(), time.monotonic() + PART_SECONDS, True
     # compiled code outlives the part, so that the next one compiles nothing again
     environment = os.environ | REQUIRED | {"PAVDIT_CACHE_DIR": str(ROOT / "out" / "cache")}
-    for name, *rest in SAMPLER:
+    for name, *rest in commands:
         options = [option.format(folder=folder) for option in rest]
         command = [sys.executable, "-m", f"benchmarks.{name}", *options]
         words = " ".join([name, *options])
         left = end - time.monotonic()
         if left < 1:
-            print(f"gpu-check sampler: no time for {words}", flush=True)
+            print(f"gpu-check {part}: no time for {words}", flush=True)
             continue
         try:
             code = subprocess.run(command, cwd=ROOT, env=environment, timeout=left).returncode
         except subprocess.TimeoutExpired:
-            print(f"gpu-check sampler: time is over in {words}; what it wrote is kept", flush=True)
+            print(f"gpu-check {part}: time is over in {words}; what it wrote is kept", flush=True)
             continue
-        print(f"gpu-check sampler: {words}: {'ok' if code == 0 else f'exit code {code}'}", flush=True)
+        print(f"gpu-check {part}: {words}: {'ok' if code == 0 else f'exit code {code}'}", flush=True)
         good &= code == 0
     return good
 
@@ -203,7 +225,13 @@ def sanitize() -> bool:
     return good
 
 
-PARTS: dict[str, Callable[[], bool]] = {"tests": tests, "ops": ops, "sampler": sampler, "sanitize": sanitize}
+PARTS: dict[str, Callable[[], bool]] = {
+    "tests": tests,
+    "ops": ops,
+    "sampler": sampler,
+    "training": training,
+    "sanitize": sanitize,
+}
 
 
 def main() -> None:

@@ -98,20 +98,28 @@ class Graphs:
         self.captures = 0
         self._kept: OrderedDict[Hashable, Captured] = OrderedDict()
 
-    def get(self, key: Hashable, function: Function, inputs: Mapping[str, Tensor]) -> Captured:
+    def get(
+        self,
+        key: Hashable,
+        function: Function,
+        inputs: Mapping[str, Tensor],
+        example: Callable[[], Mapping[str, Tensor]] | None = None,
+    ) -> Captured:
         """The captured function for `key` and the shapes of the inputs, captured now where there is none.
 
         Args:
             key: all that the function's kernels and the memory they read depend on besides its inputs.
             function: what to capture.
             inputs: of the function; their contents are loaded.
+            example: gives inputs for the warm-ups, of a function that writes into more than its inputs and
+                must not do so then; None: `inputs`.
         """
         key = key, tuple((name, tuple(tensor.shape), tensor.dtype) for name, tensor in inputs.items())
         captured = self._kept.pop(key, None)
         if captured is None:
             while len(self._kept) >= self.capacity:
                 self._kept.popitem(last=False)  # before the capture, so that its memory is free for it
-            captured = Captured(function, inputs, self.capture)
+            captured = Captured(function, inputs if example is None else example(), self.capture)
             self.captures += 1
         captured.load(**inputs)
         self._kept[key] = captured

@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
+from pavdit.ops import geglu_mlp
+
 
 class QKV(nn.Linear):
     """Queries, keys and values of all heads at once, without bias: ``(..., D)`` to ``(..., 3, A, E)``."""
@@ -56,5 +58,4 @@ class GegluMlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.fc1(x).chunk(2, dim=-1)  # (..., hidden) each
-        return self.fc2(value * gelu(gate))
+        return geglu_mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)

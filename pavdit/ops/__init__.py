@@ -11,6 +11,7 @@ from pavdit.ops.block_attention import block_attention
 from pavdit.ops.block_cross_attention import block_cross_attention
 from pavdit.ops.gated_residual_adaln import gated_residual_adaln
 from pavdit.ops.gated_residual_adaln_fp8 import gated_residual_adaln_fp8
+from pavdit.ops.geglu_mlp import geglu_mlp
 from pavdit.ops.gelu_fp8 import gelu_fp8
 from pavdit.ops.griffin_lim_step import griffin_lim_step
 from pavdit.ops.guided_euler_step import bounce_sign, fold, guided_euler_step_
@@ -31,6 +32,7 @@ __all__ = [
     "fold",
     "gated_residual_adaln",
     "gated_residual_adaln_fp8",
+    "geglu_mlp",
     "gelu_fp8",
     "griffin_lim_step",
     "guided_euler_step_",

@@ -80,6 +80,11 @@ def check_floating(op: str, **tensors: Tensor) -> None:
             raise ValueError(f"{op}: want {name} on {first.device} as {first_name}, got {tensor.device}")
 
 
+def autocasts(device: str) -> bool:
+    """Whether autocast is on for a kind of device."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def check_beside(op: str, name: str, tensor: Tensor, like: Tensor) -> None:
     """`tensor` is a parameter beside `like`: on its device, in its dtype or float32.
 

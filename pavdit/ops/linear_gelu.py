@@ -6,14 +6,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pavdit.ops._checks import check_floating
+from pavdit.ops._checks import autocasts, check_floating
 from pavdit.ops._library import native, serve_by_torch
 from pavdit.ops._raw import call, forbid_gradients, register_fake
 
-torch.library.define("pavdit::linear_gelu", "(Tensor x, Tensor weight, Tensor bias) -> Tensor")
-forbid_gradients("linear_gelu")
+for _name in ("linear_gelu", "linear_gelu_onednn"):
+    torch.library.define(f"pavdit::{_name}", "(Tensor x, Tensor weight, Tensor bias) -> Tensor")
+    forbid_gradients(_name)
 
 _forward = torch.ops.pavdit.linear_gelu.default
+_by_onednn = torch.ops.pavdit.linear_gelu_onednn.default
 
 ONEDNN_HAS_BFLOAT16 = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
@@ -22,8 +24,9 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     r"""``gelu(x weight^T + bias)``, GELU in its tanh form.    Source: the MLP of Open-Sora 1.2, STDiT3
     (PAV-DiT 3.2); Hendrycks & Gimpel, arXiv 1606.08415.
 
-    Without gradients the GELU is the GEMM's epilogue: cuBLASLt's on CUDA, oneDNN's for bfloat16 on a CPU
-    (its float32 form errs more than twice as much as two steps do). With gradients, and elsewhere, two steps.
+    Without gradients the GELU is the GEMM's epilogue on CUDA (cuBLASLt's) and for bfloat16 on CPUs that have
+    it (oneDNN's, whose float32 form errs more than twice as much as two steps do); on a CPU it is otherwise
+    one pass with the bias, in place. With gradients, and elsewhere, two steps.
 
     Args:
         x: ``(..., D)``, float32, bfloat16 or float16 (float64: two steps).
@@ -38,7 +41,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         TypeError: a dtype or a type is none of the above.
     """
     op = "linear_gelu"
-    autocast = isinstance(x, Tensor) and _autocasts(x.device.type)
+    autocast = isinstance(x, Tensor) and autocasts(x.device.type)
     if autocast:
         check_floating(op, x=x)
         check_floating(op, weight=weight, bias=bias)
@@ -51,11 +54,8 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         )
     if autocast or torch.is_grad_enabled() or not native("linear_gelu", x):
         return linear_gelu_reference(x, weight, bias)
-    return call(_forward, x, weight, bias)
-
-
-def _autocasts(device: str) -> bool:
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    by_onednn = x.dtype == torch.bfloat16 and native("linear_gelu_onednn", x)
+    return call(_by_onednn if by_onednn else _forward, x, weight, bias)
 
 
 def linear_gelu_reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -63,8 +63,8 @@ def linear_gelu_reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return functional.gelu(functional.linear(x, weight, bias), approximate="tanh")
 
 
-def _on_cpu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    if x.dtype != torch.bfloat16 or not ONEDNN_HAS_BFLOAT16 or x.numel() == 0 or weight.numel() == 0:
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    if x.dtype != torch.bfloat16 or x.numel() == 0 or weight.numel() == 0:
         return linear_gelu_reference(x, weight, bias)
     x, weight = x.contiguous(), weight.contiguous()  # it takes strides for what they are not
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias.contiguous(), "gelu", [], "tanh")
@@ -75,11 +75,13 @@ def _on_cuda(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return rows.view(*x.shape[:-1], weight.shape[0])
 
 
-torch.library.impl("pavdit::linear_gelu", "CompositeExplicitAutograd", linear_gelu_reference)
-serve_by_torch("linear_gelu", "cpu", _on_cpu, "oneDNN, bfloat16 only")
-serve_by_torch("linear_gelu", "cuda", _on_cuda, "cuBLASLt")
-
-
-@register_fake("pavdit::linear_gelu")
-def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _fake(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
+
+
+for _name in ("linear_gelu", "linear_gelu_onednn"):
+    torch.library.impl(f"pavdit::{_name}", "CompositeExplicitAutograd", linear_gelu_reference)
+    register_fake(f"pavdit::{_name}")(_fake)
+serve_by_torch("linear_gelu", "cuda", _on_cuda, "cuBLASLt")
+if ONEDNN_HAS_BFLOAT16:
+    serve_by_torch("linear_gelu_onednn", "cpu", _onednn, "oneDNN, bfloat16 only")

@@ -2,7 +2,7 @@
 
 from pavdit.text.classes import ClassEncoder
 from pavdit.text.pretrained import EncoderFiles, PretrainedEncoder
-from pavdit.text.tokens import BUCKETS, TextEncoder, TextTokens, bucket_of, to_bucket
+from pavdit.text.tokens import BUCKETS, TextEncoder, TextTokens, bucket_mask, bucket_of, pad_to, to_bucket
 
 __all__ = [
     "BUCKETS",
@@ -11,6 +11,8 @@ __all__ = [
     "PretrainedEncoder",
     "TextEncoder",
     "TextTokens",
+    "bucket_mask",
     "bucket_of",
+    "pad_to",
     "to_bucket",
 ]

@@ -6,6 +6,7 @@ tokens are padded to the next bucket. Lengths stay on the host: choosing a bucke
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -85,10 +86,18 @@ def to_bucket(text: TextTokens, max_length: int) -> tuple[Tensor, Tensor | None]
     Raises:
         ValueError: a prompt has more than `max_length` tokens.
     """
-    tokens = text.tokens
     bucket = bucket_of(max(text.lengths), max_length)
-    tokens = pad(tokens[:, :bucket], (0, 0, 0, max(0, bucket - tokens.shape[1])))  # (B, bucket, D)
-    if min(text.lengths) == bucket:
-        return tokens, None
-    lengths = torch.tensor(text.lengths, device=tokens.device)
-    return tokens, torch.arange(bucket, device=tokens.device) < lengths[:, None]
+    mask = bucket_mask(text.lengths, bucket)
+    return pad_to(text.tokens, bucket), None if mask is None else mask.to(text.tokens.device)
+
+
+def pad_to(tokens: Tensor, bucket: int) -> Tensor:
+    """``(B, N, D)`` to ``(B, bucket, D)``; never waits for the device."""
+    return pad(tokens[:, :bucket], (0, 0, 0, max(0, bucket - tokens.shape[1])))
+
+
+def bucket_mask(lengths: Sequence[int], bucket: int) -> Tensor | None:
+    """``(B, bucket)`` bool on the CPU, True on tokens; None where every prompt fills the bucket."""
+    if min(lengths) == bucket:
+        return None
+    return torch.arange(bucket) < torch.tensor(lengths)[:, None]

@@ -13,13 +13,13 @@ from pavdit.codec import Codec
 from pavdit.config import TASKS, ConfigError, RunConfig
 from pavdit.contact_sheet import contact_sheet
 from pavdit.data.latent_cache import LatentSet
-from pavdit.flow.path import interpolate, target_velocity
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.metrics.pairs import pair_distances, right_against_wrong
-from pavdit.text import TextEncoder, to_bucket
+from pavdit.text import TextEncoder
 from pavdit.train.draws import Draws
 from pavdit.train.examples import batch_indices
 from pavdit.train.latents import encode_run, mirrors
+from pavdit.train.matching import VelocityMatching, prompt_of
 from pavdit.train.models import Generator
 from pavdit.train.parallel import WHOLE, Part
 from pavdit.train.samples import Sampler
@@ -29,11 +29,6 @@ VALIDATION_BATCH = 16
 
 CLIPS_SHOWN = 2
 """Of each task; the same ones, from the same noise, every time."""
-
-# Per task and stream (video, audio): is it made, is it given, is its latent the joint one?
-MADE = torch.tensor([[True, True], [False, True], [True, False], [True, False], [False, True]])
-GIVEN = torch.tensor([[False, False], [True, False], [False, True], [False, False], [False, False]])
-JOINT = torch.tensor([[True, True], [False, True], [True, False], [False, False], [False, False]])
 
 
 class GeneratorStage:
@@ -65,9 +60,7 @@ class GeneratorStage:
         self.model = Generator(config.model, text).to(device)
         layout = self.model.stdit.layout
         self.sampler = Sampler(config.model, layout, device)
-        self.stream_of_frame = torch.where(layout.frames_of("video"), 0, 1)  # (G,)
-        valid = layout.valid()
-        self.valid = None if valid is None else valid.to(device)
+        self.matching = VelocityMatching(config.model, layout, device)
         self.task_shares = torch.zeros(len(TASKS))
         for task, share in config.train.tasks.items():
             self.task_shares[TASKS.index(task)] = share
@@ -91,9 +84,17 @@ class GeneratorStage:
 
     def loss(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
         """Mean squared velocity error of a part of update `step`."""
+        return self.objective(self.inputs(step, part))
+
+    def inputs(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
+        """What a part of update `step` is shown, on the device: chance, latents and text."""
         train = self.config.train
         draws = self._draws(batch_indices(len(self.train), train.batch_size, train.seed, step), step)
-        return {"loss": self._error(self.model, self.train, draws.part(part.rows(train.batch_size)))}
+        return self.matching.inputs(self.model.text, self.train, draws.part(part.rows(train.batch_size)))
+
+    def objective(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The loss on `inputs`: work of the device alone."""
+        return {"loss": self.matching.error(self.model, inputs)}
 
     def adversary_loss(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
         """There is no adversary."""
@@ -174,45 +175,7 @@ class GeneratorStage:
         return total / count
 
     def _error(self, model: Generator, latents: LatentSet, draws: Draws) -> Tensor:
-        """Compare velocities on made, valid cells: the mean over samples of the mean over cells."""
-        config, clips = self.config.model, draws.clips.tolist()
-        made, given, joint = MADE[draws.task], GIVEN[draws.task], JOINT[draws.task]  # (B, 2) each
-        # a stream that is neither given nor made stays noise: t = 0
-        times = torch.where(given, 1.0, torch.where(made, draws.t[:, None], 0.0))  # (B, 2)
-        frame, flips = self.stream_of_frame, draws.mirrored.tolist()
-        # what a task is given or makes by itself is of one stream alone, what meets another stream is joint
-        data = torch.where(
-            _spread(joint[:, frame]),
-            latents.read(clips, ["joint"] * len(clips), flips),
-            latents.read(clips, ["alone"] * len(clips), flips),
-        )
-        noise = draws.noise(tuple(data.shape[1:]), config.flow)
-        point = interpolate(noise, data, times[:, None, frame])
-        point = torch.where(_spread(given[:, frame]), data, point)  # given planes are the data to the bit
-        prompts = [prompt_of(latents, i, model.text) for i in clips]
-        drop_text = draws.drop_text | torch.tensor([not prompt for prompt in prompts])
-        stand_in = next(iter(model.text.class_names), "")  # its tokens are dropped
-
-        def put(x: Tensor) -> Tensor:
-            return x.to(self.device, non_blocking=True)
-
-        tokens = model.text.encode([prompt or stand_in for prompt in prompts])
-        text, text_mask = to_bucket(tokens, config.stdit.max_text_length)
-        velocity = model.stdit(
-            put(point),
-            put(times),
-            put(text),
-            text_mask=None if text_mask is None else put(text_mask),
-            drop_text=put(drop_text),
-            task=put(draws.task),
-            clean=put(given),
-            fps=torch.full((len(clips),), float(config.clip.fps), device=self.device),
-        )
-        counts = _spread(put(made[:, frame])).expand(-1, 1, -1, *data.shape[3:])  # (B, 1, G, rows, columns)
-        if self.valid is not None:
-            counts = counts & self.valid
-        square = (velocity.float() - put(target_velocity(noise, data))).square().mean(1, keepdim=True)
-        return ((square * counts).flatten(1).sum(1) / counts.flatten(1).sum(1)).mean()
+        return self.matching.error(model, self.matching.inputs(model.text, latents, draws))
 
     def _pairs(self, model: Generator, latents: LatentSet) -> dict[str, float]:
         """Sound made from pictures alone, without a caption that could tell it, against the clips' own."""
@@ -220,7 +183,7 @@ class GeneratorStage:
         if count < 2:
             return {}
         chosen = torch.linspace(0, len(latents) - 1, count).long().tolist()  # spread over files and classes
-        sound = (self.stream_of_frame == 1).to(self.device)
+        sound = (self.matching.stream_of_frame == 1).to(self.device)
         made, real = [], []
         for first in range(0, count, VALIDATION_BATCH):
             clips = chosen[first : first + VALIDATION_BATCH]
@@ -232,17 +195,6 @@ class GeneratorStage:
     def _cells(self, latent: Tensor, frames: Tensor) -> Tensor:
         """``(B, n)``: what is not padding in some frames of P."""
         keep = frames[:, None, None].expand(latent.shape[2:])
-        if self.valid is not None:
-            keep = keep & self.valid
+        if self.matching.valid is not None:
+            keep = keep & self.matching.valid
         return latent[:, :, keep].flatten(1)
-
-
-def prompt_of(latents: LatentSet, index: int, text: TextEncoder) -> str:
-    """What a clip is trained on: its class where the encoder knows classes only, else its sentence."""
-    label = latents.labels[index]
-    return label if text.class_names else latents.captions[index] or label
-
-
-def _spread(per_frame: Tensor) -> Tensor:
-    """``(B, G)`` to ``(B, 1, G, 1, 1)``."""
-    return per_frame[:, None, :, None, None]

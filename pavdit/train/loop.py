@@ -45,7 +45,8 @@ def fit(trainer: Trainer, console: Console | None = None) -> Outcome:
     with stop_signals() as signalled, Log(train, console) as log:
         parameters = sum(p.numel() for p in stage.model.parameters())
         origin = {"first_stage": trainer.first_stage} if trainer.first_stage else {}
-        log.event("start", trainer.step, parameters=parameters, **origin)
+        graph = trainer.graph.state
+        log.event("start", trainer.step, parameters=parameters, graph=str(graph), **origin)
         window, agree = Window(), Agreement(trainer.seconds)
 
         def settle(behind: int) -> None:
@@ -55,6 +56,9 @@ def fit(trainer: Trainer, console: Console | None = None) -> Outcome:
         while not outcome.interrupted and trainer.step < train.num_steps and not _time_is_up(trainer):
             started = time.perf_counter()
             window.add(*trainer.update())
+            if trainer.graph.state != graph:
+                graph = trainer.graph.state
+                log.event("graph", trainer.step, graph=str(graph))
             settle(behind=1)
             clock += time.perf_counter() - started
             outcome.interrupted, trainer.seconds = agree(signalled.is_set(), clock)

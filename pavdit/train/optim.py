@@ -35,7 +35,9 @@ class Descent:
             betas=config.betas,
             weight_decay=config.weight_decay,
             fused=True,
+            capturable=device.type == "cuda",
         )
+        self.optimizer._warned_capturable_if_run_uncaptured = True  # it is at home outside of graphs, too
 
     def set_rate(self, rate: float) -> None:
         """Learning rate of the next step."""
@@ -86,15 +88,20 @@ class Descent:
             zeros = {name: torch.zeros_like(shard) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[shard] = {"step": torch.zeros((), device=shard.device), **zeros}
 
+    @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Restore what `tensors` gave; rates and betas stay those of the present configuration."""
-        index = {name: i for i, name in enumerate(self.names)}
-        state: dict[int, dict[str, Tensor]] = {}
+        """Restore what `tensors` gave; rates and betas stay those of the present configuration.
+
+        State that is there is written into, for a captured graph knows it by its memory.
+        """
+        shards, loaded = dict(zip(self.names, self.shards, strict=True)), set[Tensor]()
         for key, value in tensors.items():
             name, _, what = key.rpartition("/")
-            state.setdefault(index[name], {})[what] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+            state, shard = self.optimizer.state, shards[name]
+            loaded.add(shard)
+            state[shard].setdefault(what, torch.empty_like(value, device=shard.device)).copy_(value)
+        for shard in self.optimizer.state.keys() - loaded:
+            del self.optimizer.state[shard]
 
 
 def decayed_rate(config: TrainConfig, rate: float, step: int, seconds: float = 0.0) -> float:

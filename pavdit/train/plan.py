@@ -28,10 +28,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from pavdit.config import RunConfig
+from pavdit.data.latent_cache import STORED
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.mdsa.discriminator import Discriminators
 from pavdit.nn.recompute import recompute_layers
+from pavdit.train.latents import mirrors
 from pavdit.train.models import Generator, choose_device, with_dtype
 
 UPDATE_PASSES = 13
@@ -196,7 +198,7 @@ def predict(config: RunConfig) -> Plan:
         run_seconds=min(step_seconds * train.num_steps, train.time_limit_seconds or float("inf")),
         checkpoint=checkpoint,
         checkpoints=checkpoint * (train.keep_checkpoints + 1),
-        latents=0 if train.stage == "autoencoder" else _latent_bytes(config) * (config.data.num_clips or 1),
+        latents=0 if train.stage == "autoencoder" else _latent_bytes(config),
     )
 
 
@@ -271,6 +273,9 @@ def _objective(
 
 
 def _latent_bytes(config: RunConfig) -> int:
-    """Of a clip: both streams together, and each alone, in float32."""
-    t, h, w = config.model.grid
-    return 4 * 4 * config.model.mdsa.latent_channels * (h * w + t * w + t * h)
+    """What `LatentCache` keeps: P of every clip, streams together and alone, training clips mirrored too."""
+    data, layout = config.data, PlaneLayout.choose(config.model.grid, config.model.stdit.layout)
+    cells = config.model.mdsa.latent_channels * layout.num_frames * layout.rows * layout.columns
+    ways = 2 if mirrors(config) else 1
+    rows = ways if data.num_clips is None else ways * (data.num_clips - data.held_out) + data.held_out
+    return 2 * cells * STORED[config.train.latent_dtype].itemsize * rows

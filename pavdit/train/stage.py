@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -56,3 +56,17 @@ class Stage(Protocol):
 
     def show(self, model: Any) -> Shown:  # noqa: ANN401
         """What people look at, made by (averaged) weights; the same draws every time."""
+
+
+@runtime_checkable
+class SplitStage(Stage, Protocol):
+    """A stage whose loss is work of the host, then work of the device alone, which a CUDA graph can hold."""
+
+    def inputs(self, step: int, part: Part) -> dict[str, Tensor]:
+        """What a part of update `step` is shown, on the device; few different shapes, some of it floating."""
+
+    def objective(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`loss` on these inputs: the same kernels whatever they hold, nothing drawn, nothing waited for.
+
+        Numbers in the inputs that are not finite make ``loss`` not finite.
+        """

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pavdit.config import RunConfig
+from pavdit.flow.graph import Capture
 from pavdit.train import checkpoint as checkpoints
 from pavdit.train.ema import Ema
 from pavdit.train.optim import Descent, decayed_rate
-from pavdit.train.parallel import Part, own_parts, parallel_objective, synchronised
-from pavdit.train.ranks import average_gradients, mean_over_ranks, on_first
+from pavdit.train.parallel import own_parts, parallel_objective
+from pavdit.train.ranks import on_first
 from pavdit.train.sharded import like, load_shards, save_shards
 from pavdit.train.stage import Stage
+from pavdit.train.update import GraphedUpdate, descend
 
 MAX_REFUSED = 5
 """Updates in a row that may be refused before the weights go back to the last checkpoint."""
@@ -69,13 +70,19 @@ class _Verdict:
 class Trainer:
     """Everything that a checkpoint restores.
 
+    Args:
+        config: the run.
+        stage: what is trained.
+        capture: see `GraphedUpdate`.
+
     Attributes:
+        graph: the model's update as a graph, and whether it is one.
         step: updates done, refused ones too.
         seconds: time trained.
         first_stage: where a second stage began, its ``path`` and the hash of its ``model``; empty otherwise.
     """
 
-    def __init__(self, config: RunConfig, stage: Stage) -> None:
+    def __init__(self, config: RunConfig, stage: Stage, capture: Capture | None = None) -> None:
         self.config, self.stage = config, stage
         train = config.train
         self.parts = own_parts(train.batch_size, train.accumulate)
@@ -89,6 +96,7 @@ class Trainer:
         self.descents = {"model": Descent(stage.model, train)}
         if stage.adversary is not None:
             self.descents["adversary"] = Descent(stage.adversary, train)
+        self.graph = GraphedUpdate(train, stage, self.parts, self.descents["model"], self.ema, capture)
         self.step, self.seconds = 0, 0.0
         self.first_stage: dict[str, str] = {}
         self.in_a_row, self.roll_backs, self.applied = 0, 0, False
@@ -102,51 +110,44 @@ class Trainer:
             or 0.0): a loss or gradient that is not finite changes neither weights nor average. `refusals`
             says so once the device is done.
         """
-        stage, train = self.stage, self.config.train
-        if stage.adversary is not None:
-            stage.adversary.requires_grad_(False)
-        terms = self._descend("model", self.objective, train.learning_rate)
-        refused = self.descents["model"].refused
-        self.ema.update(stage.model, refused)
-        norms = {"model": self.descents["model"].norms}
-        if stage.adversary is not None:
-            stage.adversary.requires_grad_(True)
-            rate = train.adversary_learning_rate or train.learning_rate
-            of_adversary = self._descend("adversary", stage.adversary_loss, rate)
+        terms = self._update_model()
+        refused, norms = terms.pop("refused"), {"model": terms.pop("norms")}
+        if self.stage.adversary is not None:
+            of_adversary = self._update_adversary(self.stage.adversary)
             if of_adversary:
                 refused = torch.maximum(refused, self.descents["adversary"].refused)
                 norms["adversary"] = self.descents["adversary"].norms
-                of_adversary["adversary_loss"] = of_adversary.pop("loss")
-                of_adversary["adversary_gradient_norm"] = of_adversary.pop("gradient_norm")
                 terms |= of_adversary
+        self.graph.queued()
         self.step += 1
         names = {name: self.descents[name].names for name in norms}
         self.verdicts.append(_Verdict(self.step, refused, terms, norms, names))
         return terms, refused
 
-    def _descend(
-        self, name: str, loss: Callable[[int, Part], dict[str, Tensor]], rate: float
-    ) -> dict[str, Tensor]:
-        """Gradients of all parts, then one step; terms are means over the parts."""
-        train, descent = self.config.train, self.descents[name]
-        descent.set_rate(decayed_rate(train, rate, self.step, self.seconds))
-        device, means = descent.refused.device, dict[str, Tensor]()
-        for part in self.parts:
-            _seed(train.seed, self.step, part)
-            with synchronised(loss, part is self.parts[-1]):
-                with torch.autocast(device.type, torch.bfloat16, enabled=train.dtype == "bfloat16"):
-                    terms = loss(self.step, part)
-                if not terms:
-                    return {}
-                (terms["loss"] / len(self.parts)).backward()
-            for term, value in terms.items():
-                share = value.detach() / len(self.parts)
-                means[term] = means[term] + share if term in means else share
-        if loss is not self.objective:
-            average_gradients(descent.parameters)
-        means = mean_over_ranks(means)
-        means["gradient_norm"] = descent.step(means["loss"])
-        return means
+    def _update_model(self) -> dict[str, Tensor]:
+        stage, train, descent = self.stage, self.config.train, self.descents["model"]
+        if stage.adversary is not None:
+            stage.adversary.requires_grad_(False)
+        self._set_rate(descent, train.learning_rate)
+        results = self.graph(self.step)
+        if results is None:
+            results = descend(descent, self.objective, self.parts, self.step, train, averaged=True)
+            self.ema.update(stage.model, descent.refused)
+            results |= {"refused": descent.refused, "norms": descent.norms}
+        return results
+
+    def _update_adversary(self, adversary: nn.Module) -> dict[str, Tensor]:
+        train, descent = self.config.train, self.descents["adversary"]
+        adversary.requires_grad_(True)
+        self._set_rate(descent, train.adversary_learning_rate or train.learning_rate)
+        loss = self.stage.adversary_loss
+        terms = descend(descent, loss, self.parts, self.step, train, averaged=False)
+        for name in ("loss", "gradient_norm") if terms else ():
+            terms[f"adversary_{name}"] = terms.pop(name)
+        return terms
+
+    def _set_rate(self, descent: Descent, rate: float) -> None:
+        descent.set_rate(decayed_rate(self.config.train, rate, self.step, self.seconds))
 
     def rates(self) -> dict[str, float]:
         """Learning rates of the last update; waits for the device."""
@@ -293,9 +294,3 @@ class Trainer:
 def _optimizer(name: str) -> str:
     """File stem of the optimiser of a module."""
     return "optimizer" if name == "model" else f"{name}_optimizer"
-
-
-def _seed(seed: int, step: int, part: Part) -> None:
-    """Whatever a loss draws from torch's own generators depends on seed, step and part alone."""
-    [state] = np.random.SeedSequence([seed, step, part.index, part.rank]).generate_state(1)
-    torch.manual_seed(int(state))

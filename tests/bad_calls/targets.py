@@ -106,6 +106,15 @@ BASES: dict[str, list[dict[str, Any]]] = {
         {"x": draw(2, 2, 1, 8), "y": draw(2, 2, 1, 8, seed=5), "gate": draw(2, 2, 8, seed=6), **GROUPS},
         {"x": draw(2, 2, 1, 8), "y": draw(2, 2, 1, 8, seed=5), "gate": None, **GROUPS},
     ],
+    "geglu_mlp": [
+        {
+            "x": draw(2, 3, 8),
+            "weight_in": draw(10, 8, seed=1),
+            "bias_in": draw(10, seed=2),
+            "weight_out": draw(6, 5, seed=3),
+            "bias_out": draw(6, seed=4),
+        }
+    ],
     "gelu_fp8": [{"x": draw(2, 3, 8)}],
     "griffin_lim_step": [{"columns": draw(2, 8, 16), **SPECTRUM, **SOUND}],
     "guided_euler_step_": [
@@ -133,6 +142,7 @@ BASES: dict[str, list[dict[str, Any]]] = {
     ],
 }
 RAW_BASES: dict[str, list[dict[str, Any]]] = {
+    "linear_gelu_onednn": BASES["linear_gelu"],
     "qk_norm_rope_backward": [{"grad": draw(2, 4, 3, 2, 8, seed=3), **BASES["qk_norm_rope"][0]}],
 }
 """For a raw op that no public op runs on a CPU and that is not named as one."""

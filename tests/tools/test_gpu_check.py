@@ -113,8 +113,16 @@ def test_the_samplers_part_says_what_failed(machine, monkeypatch, capsys) -> Non
     assert capsys.readouterr().out.count("exit code 3") == len(gpu_check.SAMPLER)
 
 
-def test_the_samplers_commands_exist() -> None:
-    for name, *options in gpu_check.SAMPLER:
+@pytest.mark.parametrize("commands", [gpu_check.SAMPLER, gpu_check.TRAINING])
+def test_the_commands_exist(commands) -> None:
+    for name, *options in commands:
         source = (gpu_check.ROOT / "benchmarks" / f"{name}.py").read_text()
         for option in options:
             assert not option.startswith("--") or f'"{option}"' in source
+
+
+@pytest.mark.parametrize(("code", "ran"), [(0, 1 + len(gpu_check.TRAINING)), (1, 1)])
+def test_training_is_timed_where_its_tests_pass(machine, monkeypatch, code, ran) -> None:
+    clock = Clock(monkeypatch, seconds=1, code=code)
+    assert gpu_check.training() == (code == 0)
+    assert len(clock.ran) == ran and clock.ran[0][-1] == "tests/train/test_update.py"

@@ -99,6 +99,10 @@ def test_no_checkpoint_is_said_in_one_line(tmp_path, what):
         checkpoint.open_checkpoint(path)
 
 
+def newest_step(run_dir):
+    return max((int(path.name.removeprefix("step-")) for path in run_dir.glob("step-*")), default=0)
+
+
 def test_kill_9_in_the_middle_of_saving_leaves_the_newest_loadable(tmp_path):
     script = SAVE_FOREVER.format(tests=str(Path(__file__).parent.parent))
     last = 0
@@ -109,6 +113,8 @@ def test_kill_9_in_the_middle_of_saving_leaves_the_newest_loadable(tmp_path):
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         process.stdout.readline()
+        while delay > 0.1 and newest_step(tmp_path) <= last:  # however slow the machine is, it has saved
+            time.sleep(0.001)
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.wait()

@@ -17,6 +17,19 @@ def test_sizes_are_those_of_the_run(nano_generator_run):
     size = sum(path.stat().st_size for path in saved.path.glob("*.safetensors"))
     assert abs(plan.checkpoint - size) < 0.15 * size  # headers weigh something in so small a file
     assert plan.optimizer == 2 * plan.gradients == 8 * plan.parameters
+    cached = sum(
+        path.stat().st_size for path in (nano_generator_run.parent / "latents").rglob("*.safetensors")
+    )
+    assert 0 <= cached - plan.latents < 0.05 * cached
+    data, train = saved.config.data, saved.config.train
+    halves = saved.config.model_copy(
+        update={
+            "data": data.model_copy(update={"flip_probability": 0.5}),
+            "train": train.model_copy(update={"latent_dtype": "float16"}),
+        }
+    )
+    clips = data.num_clips
+    assert predict(halves).latents == plan.latents / clips / 2 * (2 * (clips - data.held_out) + data.held_out)
 
 
 def test_what_counts_is_counted(tmp_path):
