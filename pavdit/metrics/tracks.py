@@ -55,7 +55,8 @@ def find_tracks(frames: np.ndarray) -> list[Track]:
     if not len(where[0]):
         return []
     strength, hue = chroma[where], np.arctan2(along[where], across[where])
-    found, total = [], strength.sum()
+    found: list[Track] = []
+    total = strength.sum()
     left = np.ones(len(hue), bool)
     while len(found) < MAX_OBJECTS and strength[left].sum() > (MIN_SHARE * total if found else 0):
         centre = _commonest(hue[left], strength[left])

@@ -14,6 +14,7 @@ from pavdit.cli.main import main
 from pavdit.clip import ClipSpec
 from pavdit.config import DataConfig
 from pavdit.data import cut, prepare
+from pavdit.data.bounce import BounceClips
 from pavdit.data.clips import open_clips
 from pavdit.data.folder import FolderClips
 from pavdit.media import read_clip
@@ -182,3 +183,31 @@ def test_mistakes_are_one_line(tmp_path: Path, recordings: Path, capsys, monkeyp
     assert not list(Path(out).rglob("*.mp4")) and not list(Path(out).rglob(".*"))
     monkeypatch.setattr(cut, "write_clip", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     assert "knows what is done" in error(75, "prepare", source, out, *SIZES)
+
+
+def test_show_plays_clips_one_after_another_with_their_captions(tmp_path, capsys):
+    out = tmp_path / "shown"
+    assert main(["data", "show", "bounce", "--num", "3", "--size", "32", "--seed", "5", "-o", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    clips = BounceClips(3, ClipSpec(16, 32, 32), seed=5)
+    want = [f"{i}\t{clips.record(i).label}\t{clips.record(i).caption}" for i in range(3)]
+    assert lines[:3] == want == (out / "bounce.txt").read_text().splitlines()
+    assert (out / "bounce.png").is_file()
+    shown = read_clip(out / "bounce.mp4", ClipSpec(48, 76, 76))  # two by two clips, 4 pixels apart
+    for i in range(3):
+        part = shown.wave[i * 25600 : (i + 1) * 25600]
+        assert np.corrcoef(part.numpy(), clips[i].wave.numpy())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--num", "0"], "--num: want 1 to 64 clips, got 0"),
+        (["--size", "31"], "--size: want an even size from 16 to 512, got 31"),
+        (["--seed", "-1"], "--seed: want a whole number of at least 0, got -1"),
+    ],
+)
+def test_show_refuses_what_makes_no_clips(options, message, tmp_path, capsys):
+    assert main(["data", "show", "bounce", *options, "-o", str(tmp_path / "shown")]) == 2
+    assert capsys.readouterr().err == f"pavdit data: {message}\n"
+    assert not (tmp_path / "shown").exists()
