@@ -211,7 +211,7 @@ def test_gradient_of_the_table(device: str) -> None:
     """Learned angles: the kernel has no such gradient, the reference serves."""
     case = CASES["grid"]
     inputs = inputs_of(case, torch.float32, torch.float32, device)
-    rope = angles(5, 96).to(device).requires_grad_()
+    rope = angles(case.shape[-4], 96).to(device).requires_grad_()
     (drope,) = torch.autograd.grad(qk_norm_rope(*inputs, rope).square().sum(), rope)
     assert bool((drope != 0).any())
 

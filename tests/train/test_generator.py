@@ -8,7 +8,7 @@ from nano import EVERY_TASK, nano, nano_run, quiet_console
 
 from pavdit.clip import ClipSpec
 from pavdit.config import TASKS, ConfigError, RunConfig
-from pavdit.data.bounce import BounceClips
+from pavdit.data.bounce import CLASS_NAMES, BounceClips
 from pavdit.data.latent_cache import LatentCache
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
@@ -23,7 +23,7 @@ def stage_of(tmp_path, config=None, **train):
     run = nano_run(tmp_path, "generator", autoencoder=tmp_path, **train)
     model = config or nano()
     model = model.model_copy(
-        update={"text": model.text.model_copy(update={"class_names": BounceClips.class_names})}
+        update={"text": model.text.model_copy(update={"class_names": CLASS_NAMES})}
     )
     run = run.model_copy(update={"model": model})
     torch.manual_seed(0)
@@ -171,7 +171,7 @@ def test_what_people_see_is_the_same_every_time(tmp_path):
 def test_class_names_come_from_the_clips(nano_generator_run):
     from pavdit.train.checkpoint import open_checkpoint
 
-    assert open_checkpoint(nano_generator_run).config.model.text.class_names == tuple(BounceClips.class_names)
+    assert open_checkpoint(nano_generator_run).config.model.text.class_names == CLASS_NAMES
 
 
 def test_classes_that_the_configuration_does_not_know_are_named(tmp_path, nano_autoencoder_run):

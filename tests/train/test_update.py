@@ -9,7 +9,7 @@ from recorded import RecordedCapture
 from torch import Tensor
 
 from pavdit.config import ConfigError, RunConfig
-from pavdit.data.bounce import BounceClips
+from pavdit.data.bounce import CLASS_NAMES, BounceClips
 from pavdit.data.latent_cache import LatentCache, LatentSet
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.text import TextTokens
@@ -51,7 +51,7 @@ def trainer_of(encoded, tmp_path):
         (tmp_path / name).mkdir(exist_ok=True)
         options = {"tasks": EVERY_TASK, "num_steps": 50, "warmup_steps": 5, "dtype": "float32"} | train
         run = nano_run(tmp_path / name, "generator", autoencoder=tmp_path, **options)
-        config = nano(text=nano().text.model_copy(update={"class_names": BounceClips.class_names}))
+        config = nano(text=nano().text.model_copy(update={"class_names": CLASS_NAMES}))
         run = RunConfig(model=config, data=run.data, train=run.train)
         if captions:
             latents = LatentSet(
