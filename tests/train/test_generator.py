@@ -22,9 +22,7 @@ CPU = torch.device("cpu")
 def stage_of(tmp_path, config=None, **train):
     run = nano_run(tmp_path, "generator", autoencoder=tmp_path, **train)
     model = config or nano()
-    model = model.model_copy(
-        update={"text": model.text.model_copy(update={"class_names": CLASS_NAMES})}
-    )
+    model = model.model_copy(update={"text": model.text.model_copy(update={"class_names": CLASS_NAMES})})
     run = run.model_copy(update={"model": model})
     torch.manual_seed(0)
     mdsa = MDSA(model).eval()
