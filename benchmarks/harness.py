@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median, quantiles
@@ -69,6 +69,32 @@ class Times:
         """Summarise the rounds."""
         tenths = quantiles(seconds, n=10, method="inclusive") if len(seconds) > 1 else seconds
         return cls(*(round(1e3 * value, 5) for value in (median(seconds), tenths[0], tenths[-1])))
+
+
+def forward(op: Callable[..., object], *inputs: object) -> Call:
+    """A call of an op without gradients."""
+
+    def call() -> object:
+        with torch.no_grad():
+            return op(*inputs)
+
+    return call
+
+
+def forward_backward(
+    op: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]],
+    grads: Sequence[torch.Tensor],
+    *inputs: torch.Tensor | None,
+) -> Call:
+    """A call of an op that also makes the gradients of all inputs, for these of what it returns."""
+    leaves = [None if x is None else x.clone().requires_grad_() for x in inputs]
+    wanted = [x for x in leaves if x is not None]
+
+    def call() -> object:
+        out = op(*leaves)
+        return torch.autograd.grad([out] if isinstance(out, torch.Tensor) else out, wanted, grads)
+
+    return call
 
 
 def machine(device: str) -> str:

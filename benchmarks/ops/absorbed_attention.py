@@ -6,13 +6,13 @@ and 33 are 8, 16 and 32 text tokens, of which up to 16 are absorbed by default.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.harness import Case, main
+from benchmarks.harness import Case, forward, main
 from pavdit.ops.absorbed_attention import absorbed_attention, absorbed_attention_reference
 
 SHAPES = {  # B, N, A, D with heads of 64: `medium` and, on a GPU, `xl`, without guidance and with it
@@ -30,16 +30,6 @@ def exact(x: Tensor, weights: Tensor, biases: Tensor, keys: Tensor, values: Tens
     return functional.linear(out.transpose(1, 2).flatten(-2), weights[1], biases[1])
 
 
-def without_gradients(op: Callable[..., Tensor], *inputs: Tensor) -> Callable[[], Tensor]:
-    """A call of the op."""
-
-    def run() -> Tensor:
-        with torch.no_grad():
-            return op(*inputs)
-
-    return run
-
-
 def cases(device: str) -> Iterator[Case]:
     """Moves x, keys, values and the result, by the formula of kernels/absorbed_attention.py."""
     for batch, rows, heads, width in SHAPES[device]:
@@ -55,11 +45,9 @@ def cases(device: str) -> Iterator[Case]:
                 plain = draw(2, width, width) / width**0.5, draw(2, width)
                 heads_of = draw(2, batch, heads, length, width // heads)
                 calls = {
-                    "ours": without_gradients(absorbed_attention, x, keys, bias, values),
-                    "eager": without_gradients(exact, x, *plain, *heads_of),
-                    "compile": without_gradients(
-                        torch.compile(absorbed_attention_reference), x, keys, bias, values
-                    ),
+                    "ours": forward(absorbed_attention, x, keys, bias, values),
+                    "eager": forward(exact, x, *plain, *heads_of),
+                    "compile": forward(torch.compile(absorbed_attention_reference), x, keys, bias, values),
                 }
                 moved = 2 * x.nbytes + 2 * keys.nbytes
                 flops = 4 * batch * rows * width * heads * length

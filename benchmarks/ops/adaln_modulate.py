@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Call, Case, main
+from benchmarks.harness import Case, forward, forward_backward, main
 from pavdit.ops.adaln_modulate import adaln_modulate
 
 SHAPES = {  # the shape of x, and G
@@ -44,22 +44,6 @@ def eager(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return (normal * (1 + scale[:, :, None, None]) + shift[:, :, None, None]).flatten(1, 2).to(x.dtype)
 
 
-def forward(op: Callable[..., Tensor], inputs: list[Tensor]) -> Call:
-    """Return a call without gradients."""
-
-    def call() -> Tensor:
-        with torch.no_grad():
-            return op(*inputs)
-
-    return call
-
-
-def forward_backward(op: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor) -> Call:
-    """Return a call with all three gradients."""
-    leaves = [t.clone().requires_grad_() for t in inputs]
-    return lambda: torch.autograd.grad(op(*leaves), leaves, grad)
-
-
 def cases(device: str) -> Iterator[Case]:
     """Forward moves x and out; backward moves grad, x and dx more."""
     for (batch, frames, tokens, width), groups in SHAPES[device]:
@@ -71,9 +55,9 @@ def cases(device: str) -> Iterator[Case]:
             grad = torch.randn_like(x)
             shape = ",".join(map(str, x.shape))
             inputs = [x, shift, scale]
-            fwd = {way: forward(op, inputs) for way, op in ways.items()}
+            fwd = {way: forward(op, *inputs) for way, op in ways.items()}
             yield Case("fwd", shape, name, fwd, 2 * x.nbytes)
-            both = {way: forward_backward(op, inputs, grad) for way, op in ways.items()}
+            both = {way: forward_backward(op, [grad], *inputs) for way, op in ways.items()}
             yield Case("fwd+bwd", shape, name, both, 5 * x.nbytes)
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Call, Case, main
+from benchmarks.harness import Case, forward, forward_backward, main
 from pavdit.ops import axis_attention, axis_query_attention
 from pavdit.ops._axis_reference import axis_attention_reference, axis_query_attention_reference
 
@@ -84,22 +84,6 @@ def query_ours(q: Tensor, kv: Tensor) -> Tensor:
     return axis_query_attention(q, kv, 1)
 
 
-def forward(op: Callable[..., Tensor], *inputs: Tensor) -> Call:
-    """Return a call without gradients."""
-
-    def call() -> Tensor:
-        with torch.no_grad():
-            return op(*inputs)
-
-    return call
-
-
-def forward_backward(op: Callable[..., Tensor], grad: Tensor, *inputs: Tensor) -> Call:
-    """Return a call with the gradients of all inputs."""
-    leaves = [t.clone().requires_grad_() for t in inputs]
-    return lambda: torch.autograd.grad(op(*leaves), leaves, grad)
-
-
 def cases(device: str) -> Iterator[Case]:
     """Forward moves the inputs and out; backward reads the inputs and grad and writes their gradients."""
     for positions, length, heads, width in SHAPES[device]:
@@ -127,7 +111,7 @@ def _directions(
     if read >= FORWARD_ONLY:
         return
     grad = torch.randn(out.shape, device=out.device).to(out.dtype)
-    both = {way: forward_backward(op, grad, *inputs) for way, op in ways.items()}
+    both = {way: forward_backward(op, [grad], *inputs) for way, op in ways.items()}
     yield Case("fwd+bwd", shape, dtype, both, 3 * read + 2 * out.nbytes)
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Call, Case, main
+from benchmarks.harness import Case, forward, forward_backward, main
 from pavdit.ops.block_attention import block_attention, block_attention_reference, to_blocks
 from pavdit.ops.block_cross_attention import block_cross_attention, block_cross_attention_reference
 
@@ -38,27 +38,6 @@ def one(op: Op, qkv: Tensor) -> Tensor | tuple[Tensor, ...]:
 def bare(qkv: Tensor) -> Tensor:
     """PyTorch's own attention on ``(P, A, 3, N, E)``, as if the partition into blocks cost nothing."""
     return F.scaled_dot_product_attention(*qkv.unbind(2))
-
-
-def forward(op: Op, *inputs: Tensor) -> Call:
-    """Return a call without gradients."""
-
-    def call() -> object:
-        with torch.no_grad():
-            return op(*inputs)
-
-    return call
-
-
-def forward_backward(op: Op, grads: list[Tensor], *inputs: Tensor) -> Call:
-    """Return a call with the gradients of all inputs."""
-    leaves = [x.clone().requires_grad_() for x in inputs]
-
-    def call() -> object:
-        out = op(*leaves)
-        return torch.autograd.grad([out] if isinstance(out, Tensor) else out, leaves, grads)
-
-    return call
 
 
 def of_one(shape: tuple[int, ...], block: Block, dtype: torch.dtype, device: str) -> Iterator[tuple]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Call, Case, main
+from benchmarks.harness import Case, forward, forward_backward, main
 from pavdit.ops.adaln_modulate import adaln_modulate
 from pavdit.ops.gated_residual_adaln import close_residual, gated_residual_adaln
 
@@ -55,23 +55,6 @@ def composed(x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Te
     return residual, adaln_modulate(residual, shift, scale)
 
 
-def forward(op: Op, inputs: list[Tensor | None]) -> Call:
-    """Return a call without gradients."""
-
-    def call() -> Pair:
-        with torch.no_grad():
-            return op(*inputs)
-
-    return call
-
-
-def forward_backward(op: Op, inputs: list[Tensor | None], grads: list[Tensor]) -> Call:
-    """Return a call with all gradients."""
-    leaves = [None if t is None else t.clone().requires_grad_() for t in inputs]
-    wanted = [t for t in leaves if t is not None]
-    return lambda: torch.autograd.grad(op(*leaves), wanted, grads)
-
-
 def cases(device: str) -> Iterator[Case]:
     """Forward moves x, y and both results; backward both gradients, residual, dx, and with a gate y, dy."""
     for (batch, frames, tokens, width), groups in SHAPES[device]:
@@ -90,9 +73,9 @@ def cases(device: str) -> Iterator[Case]:
                 }
                 inputs = [x, y, gate if gated else None, *table]
                 label = name if gated else f"{name} open"
-                fwd = {way: forward(op, inputs) for way, op in ways.items()}
+                fwd = {way: forward(op, *inputs) for way, op in ways.items()}
                 yield Case("fwd", shape, label, fwd, 4 * x.nbytes)
-                both = {way: forward_backward(op, inputs, grads) for way, op in ways.items()}
+                both = {way: forward_backward(op, grads, *inputs) for way, op in ways.items()}
                 yield Case("fwd+bwd", shape, label, both, (10 if gated else 8) * x.nbytes)
 
 

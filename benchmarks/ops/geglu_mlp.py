@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
-from benchmarks.harness import Call, Case, main
+from benchmarks.harness import Case, forward, main
 from pavdit.ops.geglu_mlp import geglu_mlp, geglu_mlp_reference
 
 SHAPES = {  # rows, D; hidden = 4 D
@@ -15,16 +14,6 @@ SHAPES = {  # rows, D; hidden = 4 D
     "cuda": [(16_384, 384)],
 }
 DTYPES = [("fp32", torch.float32), ("bf16", torch.bfloat16)]
-
-
-def call(op: object, inputs: list[Tensor]) -> Call:
-    """Return a call without gradients."""
-
-    def run() -> Tensor:
-        with torch.no_grad():
-            return op(*inputs)  # type: ignore[operator]
-
-    return run
 
 
 def cases(device: str) -> Iterator[Case]:
@@ -40,7 +29,7 @@ def cases(device: str) -> Iterator[Case]:
                 "eager": geglu_mlp_reference,
                 "compile": torch.compile(geglu_mlp_reference),
             }
-            calls = {way: call(op, inputs) for way, op in ways.items()}
+            calls = {way: forward(op, *inputs) for way, op in ways.items()}
             moved = 2 * inputs[0].nbytes + inputs[1].nbytes + inputs[3].nbytes
             yield Case("fwd", f"{rows}x{width}", name, calls, moved)
 

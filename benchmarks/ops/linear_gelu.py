@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
-from benchmarks.harness import Call, Case, main
+from benchmarks.harness import Case, forward, main
 from pavdit.ops.linear_gelu import linear_gelu, linear_gelu_reference
 
 SHAPES = {  # rows, D; hidden = 4 D
@@ -15,16 +14,6 @@ SHAPES = {  # rows, D; hidden = 4 D
     "cuda": [(1024, 1152), (2048, 1152), (16_384, 1152)],
 }
 DTYPES = [("fp32", torch.float32), ("bf16", torch.bfloat16)]
-
-
-def call(op: object, inputs: list[Tensor]) -> Call:
-    """Return a call without gradients."""
-
-    def run() -> Tensor:
-        with torch.no_grad():
-            return op(*inputs)  # type: ignore[operator]
-
-    return run
 
 
 def cases(device: str) -> Iterator[Case]:
@@ -40,7 +29,7 @@ def cases(device: str) -> Iterator[Case]:
                 "eager": linear_gelu_reference,
                 "compile": torch.compile(linear_gelu_reference),
             }
-            calls = {way: call(op, [x, weight, bias]) for way, op in ways.items()}
+            calls = {way: forward(op, x, weight, bias) for way, op in ways.items()}
             yield Case("fwd", f"{rows}x{width}", name, calls, 5 * x.nbytes + weight.nbytes)
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Call, Case, main
+from benchmarks.harness import Case, forward, forward_backward, main
 from pavdit.audio.mel import filterbank, hann_window
 from pavdit.config import MelConfig
 from pavdit.ops.log_mel_frames import log_mel_frames, log_mel_frames_reference
@@ -65,22 +65,6 @@ def by_torchaudio(window: Tensor, n_mels: int) -> Way | None:
     return lambda wave: scaled(transform(padded(wave)) / (window.sum() / 2))
 
 
-def forward(op: Way, wave: Tensor) -> Call:
-    """Return a call without gradients."""
-
-    def call() -> Tensor:
-        with torch.no_grad():
-            return op(wave)
-
-    return call
-
-
-def forward_backward(op: Way, wave: Tensor, grad: Tensor) -> Call:
-    """Return a call with the gradient of the wave."""
-    leaf = wave.clone().requires_grad_()
-    return lambda: torch.autograd.grad(op(leaf), leaf, grad)
-
-
 def cases(device: str) -> Iterator[Case]:
     """Forward moves the wave and the images; backward reads the images' gradient and writes the wave's."""
     place = torch.device(device)
@@ -103,7 +87,7 @@ def cases(device: str) -> Iterator[Case]:
         fwd = {way: forward(op, wave) for way, op in ways.items()}
         yield Case("fwd", shape, "fp32", fwd, wave.nbytes + grad.nbytes)
         if samples == 25_600 and batch == 16:
-            both = {way: forward_backward(ways[way], wave, grad) for way in ("ours", "reference", "stft")}
+            both = {way: forward_backward(ways[way], [grad], wave) for way in ("ours", "reference", "stft")}
             yield Case("fwd+bwd", shape, "fp32", both, 3 * wave.nbytes + 2 * grad.nbytes)
 
 

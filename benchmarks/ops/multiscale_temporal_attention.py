@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Call, Case, main
+from benchmarks.harness import Case, forward, forward_backward, main
 from pavdit.mdsa.attention import MultiScaleTemporalSelfAttention
 from pavdit.ops.multiscale_temporal_attention import (
     SCALES,
@@ -24,22 +24,6 @@ DTYPES = [("fp32", torch.float32), ("bf16", torch.bfloat16)]
 HEAD_DIM = 64
 
 Op = Callable[[Tensor], tuple[Tensor, ...]]
-
-
-def forward(op: Op, qkv: Tensor) -> Call:
-    """Return a call without gradients."""
-
-    def call() -> tuple[Tensor, ...]:
-        with torch.no_grad():
-            return op(qkv)
-
-    return call
-
-
-def forward_backward(op: Op, qkv: Tensor, grads: tuple[Tensor, ...]) -> Call:
-    """Return a call with the gradient of qkv."""
-    leaf = qkv.clone().requires_grad_()
-    return lambda: torch.autograd.grad(op(leaf), leaf, grads)
 
 
 def with_deconvolutions(shape: tuple[int, int, int, int], like: Tensor) -> Callable[[Op], Op]:
@@ -76,7 +60,7 @@ def cases(device: str) -> Iterator[Case]:
             out_bytes = sum(grad.nbytes for grad in grads)
             fwd = {way: forward(op, qkv) for way, op in ways.items()}
             yield Case("fwd", text, name, fwd, qkv.nbytes + out_bytes)
-            both = {way: forward_backward(op, qkv, grads) for way, op in ways.items()}
+            both = {way: forward_backward(op, grads, qkv) for way, op in ways.items()}
             yield Case("fwd+bwd", text, name, both, 3 * qkv.nbytes + 2 * out_bytes)
             whole = with_deconvolutions(shape, qkv)
             del ways["compile"]  # what surrounds it is the same

@@ -6,12 +6,13 @@ On the CPU there is no kernel: `ours` is then the public function over its refer
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.harness import Call, Case, main
+from benchmarks.harness import Case, forward, forward_backward, main
 from pavdit.ops._library import native
 from pavdit.ops.qk_norm_rope import NORM_EPS, qk_norm_rope
 
@@ -35,20 +36,9 @@ def eager(qkv: Tensor, q_weight: Tensor, k_weight: Tensor, rope: Tensor) -> Tens
     return torch.stack((turned(q, q_weight), turned(k, k_weight), v), -3)
 
 
-def forward(op: Op, inputs: list[Tensor]) -> Call:
-    """Return a call without gradients."""
-
-    def call() -> Tensor:
-        with torch.no_grad():
-            return op(*inputs)
-
-    return call
-
-
-def forward_backward(op: Op, inputs: list[Tensor], grad: Tensor) -> Call:
-    """Return a call with the gradients of qkv and both weights."""
-    leaves = [t.clone().requires_grad_() for t in inputs[:3]]
-    return lambda: torch.autograd.grad(op(*leaves, inputs[3]), leaves, grad)
+def turned_by(op: Op, rope: Tensor, qkv: Tensor, q_weight: Tensor, k_weight: Tensor) -> Tensor:
+    """The op of what has gradients."""
+    return op(qkv, q_weight, k_weight, rope)
 
 
 def cases(device: str) -> Iterator[Case]:
@@ -66,9 +56,12 @@ def cases(device: str) -> Iterator[Case]:
                 inputs = [qkv, *weights, torch.stack((turn.cos(), turn.sin()))]
                 grad = torch.randn_like(qkv)
                 label = f"{name} {'triton' if native('qk_norm_rope', qkv) else 'reference'}"
-                fwd = {way: forward(op, inputs) for way, op in ways.items()}
+                fwd = {way: forward(op, *inputs) for way, op in ways.items()}
                 yield Case("fwd", f"{preset} {batch}", label, fwd, 2 * qkv.nbytes)
-                both = {way: forward_backward(op, inputs, grad) for way, op in ways.items()}
+                both = {
+                    way: forward_backward(partial(turned_by, op, inputs[3]), [grad], *inputs[:3])
+                    for way, op in ways.items()
+                }
                 yield Case("fwd+bwd", f"{preset} {batch}", label, both, 5 * qkv.nbytes)
 
 
