@@ -80,9 +80,23 @@ def check_floating(op: str, **tensors: Tensor) -> None:
             raise ValueError(f"{op}: want {name} on {first.device} as {first_name}, got {tensor.device}")
 
 
-def autocasts(device: str) -> bool:
-    """Whether autocast is on for a kind of device."""
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+def check_for_autocast(op: str, x: Tensor, **weights: Tensor) -> bool:
+    """`check_floating` of all; under autocast, which casts, of `x` and of the weights among themselves.
+
+    Returns:
+        Whether autocast is on for the device of `x`.
+
+    Raises:
+        TypeError, ValueError: as `check_floating`.
+    """
+    device = x.device.type if isinstance(x, Tensor) else "cpu"
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if autocast:
+        check_floating(op, x=x)
+        check_floating(op, **weights)
+    else:
+        check_floating(op, x=x, **weights)
+    return autocast
 
 
 def check_beside(op: str, name: str, tensor: Tensor, like: Tensor) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pavdit.ops._checks import autocasts, check_floating
+from pavdit.ops._checks import check_for_autocast
 from pavdit.ops._library import native
 from pavdit.ops._raw import call, forbid_gradients, register_fake
 
@@ -42,26 +42,19 @@ def geglu_mlp(x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor,
         ValueError: a shape or a device does not fit.
         TypeError: a dtype or a type is none of the above.
     """
-    autocast = isinstance(x, Tensor) and autocasts(x.device.type)
-    _check(x, weight_in, bias_in, weight_out, bias_out, autocast)
     given = x, weight_in, bias_in, weight_out, bias_out
-    if autocast or torch.is_grad_enabled() or not native("geglu_mlp", x):
+    if _check(*given) or torch.is_grad_enabled() or not native("geglu_mlp", x):
         return geglu_mlp_reference(*given)
     return call(_forward, *given)
 
 
-def _check(
-    x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor, autocast: bool
-) -> None:
+def _check(x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor) -> bool:
+    """Returns whether autocast casts what is given."""
     op = "geglu_mlp"
     weights = {
         "weight_in": weight_in, "bias_in": bias_in, "weight_out": weight_out, "bias_out": bias_out,
     }  # fmt: skip
-    if autocast:
-        check_floating(op, x=x)
-        check_floating(op, **weights)
-    else:
-        check_floating(op, x=x, **weights)
+    autocast = check_for_autocast(op, x, **weights)
     if (
         x.ndim < 1
         or weight_in.ndim != 2
@@ -75,6 +68,7 @@ def _check(
             f"{op}: want x (...,D), weight_in (2*hidden,D), bias_in (2*hidden,), "
             f"weight_out (columns,hidden), bias_out (columns,), got {shapes}"
         )
+    return autocast
 
 
 def geglu_mlp_reference(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pavdit.ops._checks import autocasts, check_floating
+from pavdit.ops._checks import check_for_autocast
 from pavdit.ops._library import native, serve_by_torch
 from pavdit.ops._raw import call, forbid_gradients, register_fake
 
@@ -41,12 +41,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         TypeError: a dtype or a type is none of the above.
     """
     op = "linear_gelu"
-    autocast = isinstance(x, Tensor) and autocasts(x.device.type)
-    if autocast:
-        check_floating(op, x=x)
-        check_floating(op, weight=weight, bias=bias)
-    else:
-        check_floating(op, x=x, weight=weight, bias=bias)
+    autocast = check_for_autocast(op, x, weight=weight, bias=bias)
     if x.ndim < 1 or weight.ndim != 2 or bias.shape != weight.shape[:1] or x.shape[-1] != weight.shape[1]:
         raise ValueError(
             f"{op}: want x (...,D), weight (hidden,D), bias (hidden,), "
