@@ -137,6 +137,7 @@ def main() -> None:
             for name, column in found.items():
                 seconds[name].append(column.seconds(UPDATES[device.type], device))
             if done > 1:
+                facts["rounds"] = done
                 facts["rows"] = table(seconds, options.batch, step)
                 write(path, facts)  # after every round: what is measured is kept, whatever happens next
     peaks.append(matmul_speed(device.type, DTYPES[options.dtype]))  # the machine may have been disturbed
