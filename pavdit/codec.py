@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -41,16 +41,22 @@ class Codec:
         self.config, self.mdsa, self.device, self.dtype, self.graphs = config, mdsa, device, dtype, graphs
 
     @torch.no_grad()
-    def encode(self, clip: Clip, *streams: Stream) -> list[Planes]:
+    def encode(self, clips: Sequence[Clip], *streams: Stream) -> list[Planes]:
         """The latent planes of these streams, float32; two streams see each other, one knows nothing more.
 
+        Args:
+            clips: one for each row of the batch.
+            streams: which; the answer is in the order video, audio.
+
         Raises:
-            ValueError: the clip has other sizes or rates than the models.
+            ValueError: a clip has other sizes or rates than the models.
         """
-        clip.require(self.config.clip)
-        volume = frames_to_volume(clip.frames[None].to(self.device))  # (1, 3, T, H, W)
-        wave = clip.wave[None].to(self.device)  # (1, S)
-        images = mel_images(wave, self.config.clip, self.config.mel)  # (1, 1, T, M, L)
+        for clip in clips:
+            clip.require(self.config.clip)
+        frames = torch.stack([clip.frames for clip in clips]).to(self.device)
+        volume = frames_to_volume(frames)  # (B, 3, T, H, W)
+        wave = torch.stack([clip.wave for clip in clips]).to(self.device)  # (B, S)
+        images = mel_images(wave, self.config.clip, self.config.mel)  # (B, 1, T, M, L)
         with span("encode"):
             posteriors = self.mdsa.encode(
                 volume.to(self.dtype) if "video" in streams else None,

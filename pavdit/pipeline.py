@@ -164,7 +164,7 @@ class Pipeline:
         Raises:
             ValueError: the clip has other sizes or rates than the models.
         """
-        video, audio = self.codec.encode(clip, "video", "audio")
+        video, audio = self.codec.encode([clip], "video", "audio")
         return video, audio
 
     def encode_alone(self, clip: Clip, stream: Stream) -> Planes:
@@ -173,7 +173,7 @@ class Pipeline:
         Raises:
             ValueError: the clip has other sizes or rates than the models.
         """
-        [planes] = self.codec.encode(clip, stream)
+        [planes] = self.codec.encode([clip], stream)
         return planes
 
     def decode(self, video: Planes | None, audio: Planes | None) -> list[Clip]:
@@ -267,7 +267,7 @@ class Pipeline:
             requests,
             batch_size,
             self.runtime.device,
-            lambda batch: synthesis.make(batch, options, given, callback),
+            lambda batch: synthesis.make(batch, options, [given] if given else [], callback),
         )
         return ((request.index, clip) for request, clip in made)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,14 +49,18 @@ class Synthesis:
 
     @torch.no_grad()
     def make(
-        self, batch: list[Request], options: SamplingOptions, given: Clip | None, callback: Callback | None
+        self,
+        batch: list[Request],
+        options: SamplingOptions,
+        given: Sequence[Clip],
+        callback: Callback | None = None,
     ) -> list[Generated]:
         """Noise to clips.
 
         Args:
             batch: the clips, of one text bucket.
             options: how they are made.
-            given: the clip that the task takes a stream of, else None.
+            given: the clips that the task takes a stream of, one for all or one for each; else none.
             callback: as in `pavdit.flow.sampler.sample`.
 
         Raises:
@@ -88,9 +93,10 @@ class Synthesis:
         clips = self.codec.decode(
             None if options.task == "t2a" else planes_v, None if options.task == "t2v" else planes_a
         )
+        sources = [*given] if len(given) == len(batch) else [given[0] if given else None] * len(batch)
         return [
             Generated(
-                with_given(clip, given, options.task, request.prompt),
+                with_given(clip, source, options.task, request.prompt),
                 row,
                 {
                     "model": self.model_hash,
@@ -100,16 +106,16 @@ class Synthesis:
                     "tier": stdit.form,
                 },
             )
-            for clip, row, request in zip(clips, latent.cpu(), batch, strict=True)
+            for clip, row, request, source in zip(clips, latent.cpu(), batch, sources, strict=True)
         ]
 
     def _latent_shape(self) -> tuple[int, int, int, int]:
         layout = self.layout
         return self.config.mdsa.latent_channels, layout.num_frames, layout.rows, layout.columns
 
-    def _latent_of(self, given: Clip | None, task: str) -> Tensor | None:
+    def _latent_of(self, given: Sequence[Clip], task: str) -> Tensor | None:
         """P that holds the stream which a task is given, encoded without the other one."""
-        if given is None:
+        if not given:
             return None
         [planes] = self.codec.encode(given, GIVEN[task])
         return self.layout.stack(planes, planes)  # only the given stream's frames are taken

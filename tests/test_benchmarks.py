@@ -10,11 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from nano import nano
 
-from benchmarks import ablations, batch_sweep, sampler, training
+from benchmarks import ablations, batch_sweep, bounce, sampler, training
+from benchmarks.held_out.near import Nearest, Space, features
+from benchmarks.held_out.observe import Observed
+from benchmarks.held_out.scores import ATTRIBUTES, obeys
+from pavdit.clip import ClipSpec
+from pavdit.data.bounce import BounceClips
+from pavdit.data.bounce.recognise import Seen
+from pavdit.metrics.event_sync import Detected
 from pavdit.train.checkpoint import open_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -116,3 +124,45 @@ def test_the_picture_wants_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["batch_sweep"])
     with pytest.raises(SystemExit, match=r"batch_sweep: want matplotlib .*pavdit\[bench\].*, got none"):
         batch_sweep.main()
+
+
+def test_held_out_clips_are_measured_by_every_part(
+    nano_generator_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = tmp_path / "found.json"
+    arguments = ["--checkpoint", str(nano_generator_run), "--clips", "3", "--device", "cpu", "--steps", "2"]
+    assert bounce.main([*arguments, "--json", str(found)]) == 0
+    facts = json.loads(found.read_text(), parse_constant=pytest.fail)
+    assert (facts["num_clips"], facts["steps"], facts["dtype"]) == (3, "2", "float32")
+    assert facts["model"] == open_checkpoint(nano_generator_run).model_hash
+    assert list(facts["parts"]) == list(bounce.PARTS)
+    table = capsys.readouterr().out.splitlines()
+    assert all(part["rows"] and name in table for name, part in facts["parts"].items())
+    assert facts["parts"]["copies"]["compared"] == 4  # of six clips two are held out
+    assert bounce.main([*arguments, "--seconds", "0", "--parts", "t2av", "--json", str(found)]) == 0
+    assert json.loads(found.read_text())["parts"] == {"t2av": {"left_out": "0 s were over"}}
+
+
+def test_obedience_is_judged_by_object() -> None:
+    both = (Seen("metal", "bounce"), Seen("wood", "clock"))
+    clip = Observed(Detected(np.zeros(0), np.zeros(0)), both, ("metal", "wood", "drum"))
+    assert all(obeys(clip, both[::-1]).values())
+    assert all(obeys(clip, [Seen("wood", ""), Seen("metal", "")]).values())
+    swapped = obeys(clip, [Seen("metal", "clock"), Seen("wood", "bounce")])
+    assert swapped == {"objects": True, "colour": True, "pitch": True, "action": True, "all": False}
+    assert obeys(clip, [Seen("metal", "bounce")]) == dict.fromkeys(ATTRIBUTES, False) | {"pitch": True}
+
+
+def test_a_copy_is_near_and_a_stranger_is_not() -> None:
+    clips = BounceClips(12, ClipSpec(num_frames=8, height=32, width=32))
+    rows = np.stack(
+        [features(c.frames.numpy(), c.wave.numpy(), 16000) for c in (clips[i] for i in range(12))]
+    )
+    space = Space(rows, 8, torch.device("cpu"))
+    mean_square = torch.pdist(space.place(rows)).square().mean().item()
+    assert mean_square == pytest.approx(1, rel=1e-3)  # by what a distance is in units of
+    nearest = Nearest(space, rows[:3])
+    for places in (np.arange(6, 12), np.arange(1, 6)):
+        nearest.meet(places, space.place(rows[places]))
+    assert nearest.index[1:].tolist() == [1, 2] and nearest.distance[1:].max() < 1e-3
+    assert nearest.distance[0] > 0.3

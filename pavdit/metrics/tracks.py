@@ -25,11 +25,25 @@ class Track:
         x: ``(T,)`` of the centroid, pixels from the left.
         y: ``(T,)``, pixels from the bottom.
         light: ``(T,)``, the sum of its colour wherever it was in any frame, 1 in the brightest one.
+        hue: radians, as `hue_of` says it of a colour.
     """
 
     x: np.ndarray
     y: np.ndarray
     light: np.ndarray
+    hue: float
+
+
+def opponent(colour: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Red against green and blue, and green against blue, of colours ``(3, ...)``: grey is the origin."""
+    red, green, blue = colour
+    return red - 0.5 * (green + blue), (green - blue) * np.float32(math.sqrt(0.75))
+
+
+def hue_of(colour: np.ndarray) -> float:
+    """Direction of a colour ``(3,)`` from grey, radians; 0 is red."""
+    across, along = opponent(colour)
+    return float(np.arctan2(along, across))
 
 
 def find_tracks(frames: np.ndarray) -> list[Track]:
@@ -45,8 +59,7 @@ def find_tracks(frames: np.ndarray) -> list[Track]:
     Returns:
         The object of most colour first; none where nothing is coloured.
     """
-    red, green, blue = (_blurred(frames[:, c].astype(np.float32) / 255) for c in range(3))
-    across, along = red - 0.5 * (green + blue), (green - blue) * np.float32(math.sqrt(0.75))
+    across, along = opponent(np.stack([_blurred(frames[:, c].astype(np.float32) / 255) for c in range(3)]))
     across, along = across - np.median(across), along - np.median(along)
     chroma = np.sqrt(across**2 + along**2)  # (T, H, W)
     height, width = chroma.shape[1:]
@@ -70,7 +83,7 @@ def find_tracks(frames: np.ndarray) -> list[Track]:
             )
             own = across[:, rows, columns] * math.cos(centre) + along[:, rows, columns] * math.sin(centre)
             light = own.sum(axis=1)
-            found.append(Track(*centroids, light / light.max()))
+            found.append(Track(*centroids, light / light.max(), centre))
     return found
 
 
