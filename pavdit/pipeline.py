@@ -29,6 +29,7 @@ from pavdit.synthesis import Synthesis
 from pavdit.tasks import Stream, choose_task
 from pavdit.train.checkpoint import open_checkpoint
 from pavdit.train.models import Generator, choose_device, load_autoencoder, load_generator
+from pavdit.weights import find_weights
 
 __all__ = ["Generated", "Pipeline"]
 
@@ -113,23 +114,23 @@ class Pipeline:
         text_path: Path | None = None,
         **settings: Unpack[Settings],
     ) -> Pipeline:
-        """Load averaged weights from a checkpoint or a run directory of either stage.
+        """Load averaged weights: bundled ones, or those of a checkpoint or a run of either stage.
 
         Args:
-            path: the checkpoint or run directory.
+            path: the checkpoint or run directory, or the name of bundled weights, such as ``bounce-64``.
             device: ``auto`` is CUDA where there is one.
             text_path: folder of the language model that the generator takes its prompts from; None: where it
                 lay in training.
             settings: how the models run, see `pavdit.runtime.Settings`.
 
         Raises:
-            CheckpointError: nothing is there, it is damaged, its weights do not fit its configuration, or the
+            DataError: nothing is there, it is damaged, its weights do not fit its configuration, or the
                 language model is another one.
             ConfigError: there is no such device, or no language model.
             ValueError: a setting does not exist, or not on this device.
         """
         runtime = Runtime.choose(choose_device(device), **settings)
-        saved = open_checkpoint(Path(path))
+        saved = open_checkpoint(find_weights(path))
         is_generator = saved.config.train.stage == "generator"
         generator = load_generator(saved, runtime.device, text_path) if is_generator else None
         return cls(
