@@ -113,7 +113,8 @@ def header(device: str = "cuda") -> dict[str, object]:
     facts: dict[str, object] = {
         "machine": machine(device),
         "torch": torch.__version__,
-        "commit": done.stdout.strip() or "unknown",
+        # a copy of the tree without its history is told
+        "commit": done.stdout.strip() or os.environ.get("PAVDIT_COMMIT") or "unknown",
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),
     }
