@@ -35,6 +35,8 @@ ENCODING_BATCH = 16
 DECODING_THREADS = 4
 READ_AHEAD = 4
 """Clips of each process."""
+WORTH_A_PROCESS = 16
+"""Clips; starting it takes seconds."""
 
 READING_CODE = ("clip.py", "media", "audio", "data/bounce")
 """Sources between a file and what MDSA sees; latents made by other code are not found."""
@@ -231,7 +233,7 @@ class LatentCache:
         """Encode the clips of these places in `_keys`, shard by shard; others read ahead."""
         places = [place for shard in shards for place in shard]
         source = _Reader(clips, self.config.clip)
-        if num_workers:
+        if num_workers and len(places) > WORTH_A_PROCESS * num_workers:
             loader = DataLoader(
                 source,
                 batch_size=None,
