@@ -107,13 +107,14 @@ def machine(device: str) -> str:
 
 
 def header(device: str = "cuda") -> dict[str, object]:
-    """Facts that every published number needs; a copy without git takes the commit from $COMMIT."""
+    """Facts that every published number needs."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     done = subprocess.run(git, capture_output=True, text=True)
     facts: dict[str, object] = {
         "machine": machine(device),
         "torch": torch.__version__,
-        "commit": done.stdout.strip() or os.environ.get("COMMIT", "unknown"),
+        # a copy of the tree without its history is told
+        "commit": done.stdout.strip() or os.environ.get("PAVDIT_COMMIT") or "unknown",
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),
     }

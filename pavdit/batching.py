@@ -28,58 +28,77 @@ class Request:
         prompt: its caption; None: no condition.
         seed: of its noise.
         bucket: tokens that its caption fills, padding included.
+        padded: padding is among them, so that its batch runs masked.
     """
 
     index: int
     prompt: str | None
     seed: int
     bucket: int
+    padded: bool = False
 
 
 def requests_for(
-    prompt: str | Sequence[str] | None, n: int, seed: int, text: TextEncoder, max_length: int
+    prompt: str | Sequence[str | None] | None,
+    n: int,
+    seed: int | Sequence[int],
+    text: TextEncoder,
+    max_length: int,
 ) -> list[Request]:
     """`n` requests for every prompt, with the bucket that it falls into.
 
     Args:
-        prompt: one, several, or None: no condition (with one known class: that one).
+        prompt: one, or several, each text or None: no condition (with one known class: that one).
         n: clips of a prompt.
-        seed: of the first clip; the next has the next one.
+        seed: of the first clip, the next has the next one; or of each clip.
         text: the encoder.
         max_length: tokens that the generator accepts.
 
     Raises:
-        ValueError: there is nothing to make, or a prompt cannot be encoded or has too many tokens.
+        ValueError: there is nothing to make, a prompt is blank, cannot be encoded or has too many tokens, or
+            there are fewer or more seeds than clips.
         TypeError: a prompt is no text.
     """
     if n < 1:
         raise ValueError(f"n: want at least 1 clip, got {n}")
-    if prompt is None and len(text.class_names) == 1:
-        prompt = text.class_names[0]
     prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
     if not prompts:
         raise ValueError("prompt: want at least one, got none")
-    buckets: dict[str | None, int] = {}
+    if len(text.class_names) == 1:
+        prompts = [text.class_names[0] if one is None else one for one in prompts]
+    lengths: dict[str | None, int] = {}
     for one in dict.fromkeys(prompts):
         if one is not None and not isinstance(one, str):
             raise TypeError(f"prompt: want text, got {type(one).__name__}")
-        buckets[one] = 0 if one is None else bucket_of(text.encode([one]).lengths[0], max_length)
+        if one is not None and not one.strip():
+            raise ValueError(f"prompt: want text, or none at all for no condition, got {one!r}")
+        lengths[one] = 0 if one is None else text.encode([one]).lengths[0]
+    buckets = {one: bucket_of(length, max_length) if length else 0 for one, length in lengths.items()}
     each = [one for one in prompts for _ in range(n)]
-    return [Request(i, one, seed + i, buckets[one]) for i, one in enumerate(each)]
+    seeds = range(seed, seed + len(each)) if isinstance(seed, int) else list(seed)
+    if len(seeds) != len(each):
+        raise ValueError(f"seed: want one, or one for each of {len(each)} clips, got {len(seeds)}")
+    return [
+        Request(i, one, own, buckets[one], lengths[one] < buckets[one])
+        for i, (one, own) in enumerate(zip(each, seeds, strict=True))
+    ]
 
 
 def plan(requests: Sequence[Request], size: int) -> list[list[Request]]:
-    """Batches of at most `size` requests, in order, each of one bucket.
+    """Batches of at most `size` requests, in order, each of one bucket and masked for all or none.
+
+    So what a clip is computed by depends on its own caption and on how many others are in the batch, but not
+    on which.
 
     Raises:
         ValueError: `size` < 1.
     """
     if size < 1:
         raise ValueError(f"batch_size: want at least 1 or auto, got {size}")
-    of_bucket: dict[int, list[Request]] = {}
+    alike: dict[tuple[int, bool], list[Request]] = {}
     for request in requests:
-        of_bucket.setdefault(request.bucket, []).append(request)
-    return [group[i : i + size] for group in of_bucket.values() for i in range(0, len(group), size)]
+        alike.setdefault((request.bucket, request.padded), []).append(request)
+    return [group[i : i + size] for group in alike.values() for i in range(0, len(group), size)]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -112,6 +112,21 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The file that a clip was read from, so that it can be read again.
+
+    Attributes:
+        path: as it was given.
+        sha256: of the whole file.
+        start_seconds: where in it the clip begins; None: where picture and sound both begin.
+    """
+
+    path: str
+    sha256: str
+    start_seconds: Fraction | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Clip:
     """Frames and their sound, both starting at time 0.
 
@@ -124,6 +139,7 @@ class Clip:
         caption: a sentence, empty where there is none.
         name: where the clip came from (a file name or a seed), for messages.
         events: known events, empty for real footage.
+        origin: the file that it was read from; None: no file, or none that anyone asked about.
 
     Raises:
         ValueError: a tensor has another shape or dtype.
@@ -137,6 +153,7 @@ class Clip:
     caption: str = ""
     name: str = ""
     events: tuple[Event, ...] = ()
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fps", as_fraction(self.fps))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Literal, TypedDict
 
 from pavdit.config import TASKS, FlowConfig
 from pavdit.flow.schedule import time_grid
-from pavdit.flow.step_cache import StepCache, Use
+from pavdit.flow.step_cache import StepCache, Use, exactly
 
 Method = Literal["euler", "heun"]
 
@@ -106,10 +107,27 @@ class SamplingOptions:
         low, high = self.guidance_interval
         return {
             "steps": str(self.num_steps),
-            "guidance": f"{self.guidance_scale:g}",
-            "guidance_interval": f"{low:g}-{high:g}",
+            "guidance": exactly(self.guidance_scale),
+            "guidance_interval": f"{exactly(low)}-{exactly(high)}",
             "step_cache": str(self.step_cache or "none"),
             "task": self.task,
+        }
+
+    @staticmethod
+    def chosen(described: Mapping[str, str]) -> Choices:
+        """The choices that `described` tells of.
+
+        Raises:
+            KeyError: one is missing.
+            ValueError: one is no number.
+        """
+        low, high = map(float, described["guidance_interval"].split("-"))
+        cache = described["step_cache"]
+        return {
+            "steps": int(described["steps"]),
+            "guidance": float(described["guidance"]),
+            "guidance_interval": (low, high),
+            "step_cache": None if cache == "none" else StepCache.parse(cache),
         }
 
     def kernels(self) -> tuple[object, ...]:

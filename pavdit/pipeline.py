@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from typing_extensions import Unpack
 
 from pavdit.agreement import Agreement
-from pavdit.batching import BatchSize, in_batches, requests_for
-from pavdit.clip import Clip
+from pavdit.batching import BatchSize, Request, in_batches, requests_for
+from pavdit.clip import Clip, Origin, as_fraction
 from pavdit.codec import Codec
 from pavdit.compile_cache import cache_dir, use_cache
 from pavdit.config import DataConfig, ModelConfig
+from pavdit.files import file_record
 from pavdit.flow.graph import Graphs
 from pavdit.flow.sampler import Callback
-from pavdit.generated import Generated
+from pavdit.generated import Clips, Generated
 from pavdit.latents import PlaneLayout, Planes
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.media import read_clip
@@ -26,11 +29,12 @@ from pavdit.runtime import Runtime, Settings
 from pavdit.stdit.embed import PATCH
 from pavdit.stdit.fast import Networks
 from pavdit.synthesis import Synthesis
-from pavdit.tasks import Stream, choose_task
+from pavdit.tasks import Stream, choose_task, require_sound
 from pavdit.train.checkpoint import open_checkpoint
 from pavdit.train.models import Generator, choose_device, load_autoencoder, load_generator
+from pavdit.weights import find_weights
 
-__all__ = ["Generated", "Pipeline"]
+__all__ = ["Clips", "Generated", "Pipeline"]
 
 
 class Pipeline:
@@ -43,6 +47,7 @@ class Pipeline:
         runtime: where and how they run; None: on the CPU, as suits it.
         model_hash: names the weights, for provenance.
         data: how the training's clips were read; None: as by default.
+        checkpoint: where the weights were found, for provenance.
     """
 
     def __init__(
@@ -54,9 +59,10 @@ class Pipeline:
         runtime: Runtime | None = None,
         model_hash: str = "",
         data: DataConfig | None = None,
+        checkpoint: str = "",
     ) -> None:
         self.runtime = runtime = runtime or Runtime.choose()
-        self.config, self.model_hash, self.data = config, model_hash, data
+        self.config, self.model_hash, self.data, self.checkpoint = config, model_hash, data, checkpoint
         place = runtime.device, runtime.dtype
         self.graphs = Graphs() if runtime.graph.on else None
         self.codec = Codec(config, mdsa.to(*place).eval(), *place, self.graphs)
@@ -113,23 +119,23 @@ class Pipeline:
         text_path: Path | None = None,
         **settings: Unpack[Settings],
     ) -> Pipeline:
-        """Load averaged weights from a checkpoint or a run directory of either stage.
+        """Load averaged weights: bundled ones, or those of a checkpoint or a run of either stage.
 
         Args:
-            path: the checkpoint or run directory.
+            path: the checkpoint or run directory, or the name of bundled weights, such as ``bounce-64``.
             device: ``auto`` is CUDA where there is one.
             text_path: folder of the language model that the generator takes its prompts from; None: where it
                 lay in training.
             settings: how the models run, see `pavdit.runtime.Settings`.
 
         Raises:
-            CheckpointError: nothing is there, it is damaged, its weights do not fit its configuration, or the
+            DataError: nothing is there, it is damaged, its weights do not fit its configuration, or the
                 language model is another one.
             ConfigError: there is no such device, or no language model.
             ValueError: a setting does not exist, or not on this device.
         """
         runtime = Runtime.choose(choose_device(device), **settings)
-        saved = open_checkpoint(Path(path))
+        saved = open_checkpoint(find_weights(path))
         is_generator = saved.config.train.stage == "generator"
         generator = load_generator(saved, runtime.device, text_path) if is_generator else None
         return cls(
@@ -139,10 +145,11 @@ class Pipeline:
             runtime=runtime,
             model_hash=saved.model_hash,
             data=saved.config.data,
+            checkpoint=str(path),
         )
 
     def read(self, path: str | Path, start_seconds: float | None = None) -> Clip:
-        """Read a file as the training's clips were read.
+        """Read a file as the training's clips were read: the first seconds, in the models' size and rates.
 
         Args:
             path: any media file with picture and sound.
@@ -151,12 +158,12 @@ class Pipeline:
         Raises:
             DataError: the file cannot be used.
         """
-        spec = self.config.clip
-        if self.data is None:
-            return read_clip(path, spec, start_seconds=start_seconds)
-        return read_clip(
-            path, spec, start_seconds=start_seconds, resize=self.data.resize, channel=self.data.channel
+        start = None if start_seconds is None else as_fraction(start_seconds)
+        ways: dict[str, Any] = (
+            {} if self.data is None else self.data.model_dump(include={"resize", "channel"})
         )
+        clip = read_clip(path, self.config.clip, start_seconds=start, **ways)
+        return replace(clip, origin=Origin(str(path), file_record(Path(path)).sha256, start))
 
     def encode(self, clip: Clip) -> tuple[Planes, Planes]:
         """A clip to the joint latent planes of its frames and its sound, one batch row each.
@@ -186,27 +193,27 @@ class Pipeline:
 
     def __call__(
         self,
-        prompt: str | Sequence[str] | None = None,
+        prompt: str | Sequence[str | None] | None = None,
         video: Clip | None = None,
         audio: Clip | None = None,
         task: str = "auto",
         n: int = 1,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         *,
         batch_size: BatchSize = "auto",
         callback: Callback | None = None,
         **choices: Unpack[Choices],
-    ) -> list[Generated]:
+    ) -> Clips:
         """Generate `n` clips of every prompt. Clip ``i`` depends on ``seed + i`` and on no other clip.
 
         Args:
-            prompt: a class or ``a video of <class>``, or several; None: no condition (with one known class:
-                that one).
+            prompt: a sentence that the text encoder knows, or several; None: no condition (with one known
+                class: that one).
             video: the clip whose frames are given, for ``v2a``.
             audio: the clip whose sound is given, for ``a2v``.
             task: one of `pavdit.config.TASKS`; ``auto``: v2a or a2v where a stream is given, else t2av.
             n: clips of a prompt; they follow each other.
-            seed: of the first clip; the next has the next one.
+            seed: of the first clip, the next has the next one; or of each clip.
             batch_size: clips at a time; ``auto``: fewer where the memory does not suffice.
             callback: ``callback(step, num_steps, latent)`` after each step of each batch; an exception from
                 it ends the work.
@@ -220,7 +227,7 @@ class Pipeline:
         clips = self.stream(
             prompt, video, audio, task, n, seed, batch_size=batch_size, callback=callback, **choices
         )
-        return [clip for _, clip in sorted(clips, key=lambda pair: pair[0])]
+        return Clips(clip for _, clip in sorted(clips, key=lambda pair: pair[0]))
 
     def warm_up(self, prompt: str | None = None, *, batch_size: int = 1, **choices: Unpack[Choices]) -> None:
         """Do ahead what the first sample of this kind would wait for: compile, capture graphs, make tables.
@@ -235,24 +242,63 @@ class Pipeline:
 
     def stream(
         self,
-        prompt: str | Sequence[str] | None = None,
+        prompt: str | Sequence[str | None] | None = None,
         video: Clip | None = None,
         audio: Clip | None = None,
         task: str = "auto",
         n: int = 1,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         *,
         batch_size: BatchSize = "auto",
         callback: Callback | None = None,
         **choices: Unpack[Choices],
     ) -> Iterator[tuple[int, Generated]]:
         """As calling the pipeline, but every clip comes with its index as soon as its batch is done."""
+        requests, options, given, synthesis = self._work(prompt, video, audio, task, n, seed, choices)
+        made = in_batches(
+            requests,
+            batch_size,
+            self.runtime.device,
+            lambda batch: synthesis.make(batch, options, [given] if given else [], callback),
+        )
+        return ((request.index, clip) for request, clip in made)
+
+    def provenance(
+        self,
+        prompt: str | Sequence[str | None] | None = None,
+        video: Clip | None = None,
+        audio: Clip | None = None,
+        task: str = "auto",
+        n: int = 1,
+        seed: int | Sequence[int] = 0,
+        **choices: Unpack[Choices],
+    ) -> list[dict[str, str]]:
+        """What the clips of such a call would say of their making, but for ``batch``; makes none.
+
+        Arguments and errors as for calling the pipeline.
+        """
+        requests, options, given, synthesis = self._work(prompt, video, audio, task, n, seed, choices)
+        return [synthesis.provenance(request, options, given) for request in requests]
+
+    def _work(
+        self,
+        prompt: str | Sequence[str | None] | None,
+        video: Clip | None,
+        audio: Clip | None,
+        task: str,
+        n: int,
+        seed: int | Sequence[int],
+        choices: Choices,
+    ) -> tuple[list[Request], SamplingOptions, Clip | None, Synthesis]:
+        """A call's arguments, checked: the clips to make, how, from what, and what makes them."""
         if self.generator is None or self.networks is None:
             raise ValueError(
                 "checkpoint: want a generator's, got an autoencoder's, which only encodes and decodes"
             )
         options = SamplingOptions.of(self.config.flow, choose_task(task, video, audio), choices)
         given = video if options.task == "v2a" else audio
+        if options.task == "a2v":
+            require_sound(audio, self.config.mel)
         requests = requests_for(prompt, n, seed, self.generator.text, self.config.stdit.max_text_length)
         synthesis = Synthesis(
             self.config,
@@ -261,15 +307,13 @@ class Pipeline:
             self.codec,
             self.layout,
             self.graphs,
-            self.model_hash,
+            about={
+                "model": self.model_hash,
+                "checkpoint": self.checkpoint,
+                **self.runtime.described(),
+            },
         )
-        made = in_batches(
-            requests,
-            batch_size,
-            self.runtime.device,
-            lambda batch: synthesis.make(batch, options, [given] if given else [], callback),
-        )
-        return ((request.index, clip) for request, clip in made)
+        return requests, options, given, synthesis
 
     def error_against_exact(
         self,

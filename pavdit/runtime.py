@@ -106,6 +106,15 @@ class Runtime:
             attention,
         )
 
+    def described(self) -> dict[str, str]:
+        """For a file's metadata: what may change a sample's rounding."""
+        return {
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": self.device.type,
+            "compile": "on" if self.compile.on else "off",
+            "attention": self.attention,
+        }
+
     def attention_of(self, num_tokens: int, head_dim: int) -> BackendChoice:
         """What serves attention inside frames of `num_tokens`.
 

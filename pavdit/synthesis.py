@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from pavdit.flow.sampler import Callback
 from pavdit.generated import Generated
 from pavdit.latents import PlaneLayout
 from pavdit.options import SamplingOptions
+from pavdit.provenance import provenance_of
 from pavdit.sampling import BoundVelocity, encode_captions, place_given, sample_batch
 from pavdit.stdit.fast import Networks
 from pavdit.tasks import GIVEN, with_given
@@ -36,7 +37,7 @@ class Synthesis:
         codec: the autoencoder, on the same device.
         layout: of P.
         graphs: where captured steps live; None: nothing is captured.
-        model_hash: names the weights, for provenance.
+        about: weights and runtime, for provenance.
     """
 
     config: ModelConfig
@@ -45,7 +46,13 @@ class Synthesis:
     codec: Codec
     layout: PlaneLayout
     graphs: Graphs | None
-    model_hash: str
+    about: Mapping[str, str]
+
+    def provenance(self, request: Request, options: SamplingOptions, given: Clip | None) -> dict[str, str]:
+        """What a clip's file says of its making, but for its place in a batch."""
+        return provenance_of(self.about, request, options, given) | {
+            "tier": self.networks.for_text(request.bucket or self.config.text.tokens_per_class).form
+        }
 
     @torch.no_grad()
     def make(
@@ -98,15 +105,11 @@ class Synthesis:
             Generated(
                 with_given(clip, source, options.task, request.prompt),
                 row,
-                {
-                    "model": self.model_hash,
-                    "prompt": request.prompt or "",
-                    "seed": str(request.seed),
-                    **options.described(),
-                    "tier": stdit.form,
-                },
+                self.provenance(request, options, source) | {"batch": f"{place}/{len(batch)}"},
             )
-            for clip, row, request, source in zip(clips, latent.cpu(), batch, sources, strict=True)
+            for place, (clip, row, request, source) in enumerate(
+                zip(clips, latent.cpu(), batch, sources, strict=True), 1
+            )
         ]
 
     def _latent_shape(self) -> tuple[int, int, int, int]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from pavdit.clip import Clip
-from pavdit.config import TASKS
+from pavdit.config import TASKS, MelConfig
 
 Stream = Literal["video", "audio"]
 
@@ -41,6 +41,19 @@ def choose_task(task: str, video: Clip | None, audio: Clip | None) -> str:
 
 def _names(streams: Sequence[str]) -> str:
     return " and ".join(streams) or "neither stream"
+
+
+def require_sound(clip: Clip | None, mel: MelConfig) -> None:
+    """Refuse silence as the sound to make a picture for.
+
+    Raises:
+        ValueError: nothing of it is above the floor of mel images.
+    """
+    if clip is not None and float(clip.wave.abs().max()) < 10 ** (mel.floor_db / 20):
+        raise ValueError(
+            f"audio {clip.name or '(unnamed)'}: want sound to make a picture for, got silence "
+            f"(nothing above {mel.floor_db:g} dB)"
+        )
 
 
 def with_given(made: Clip, given: Clip | None, task: str, prompt: str | None) -> Clip:

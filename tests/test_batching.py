@@ -85,3 +85,8 @@ def test_what_is_done_is_out_before_the_next_batch_begins() -> None:
     clips = in_batches(requests(8, 8), 1, CPU, machine)
     assert next(clips)[1] == 0
     assert machine.sizes == [1]
+
+
+def test_a_batch_is_masked_for_all_or_none() -> None:
+    mixed = [Request(i, None, i, 8, padded) for i, padded in enumerate((False, True, True, False))]
+    assert indices(plan(mixed, 4)) == [[0, 3], [1, 2]]

@@ -1,5 +1,8 @@
 """The whole way: every task, given streams stay given, a seed means the clip whatever the batch."""
 
+import base64
+from dataclasses import replace
+
 import pytest
 import torch
 from nano import NUM_CLIPS, nano
@@ -7,8 +10,9 @@ from numerics import LATENTS, error
 
 from pavdit.config import TASKS
 from pavdit.data.bounce import BounceClips
-from pavdit.media import probe, read_clip
+from pavdit.media import probe, read_clip, write_clip
 from pavdit.pipeline import Pipeline
+from pavdit.provenance import Recipe, is_same_clip
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +100,8 @@ def test_a_seed_means_the_clip_whatever_the_batch(pipeline, noise_of):
     for k in range(3):
         assert torch.equal(noise_of[0][k], noise_of[1 + k][0])
         assert error(together[k].latent, alone[k].latent) <= LATENTS
-        assert together[k].provenance == alone[k].provenance
+        assert is_same_clip(together[k].provenance, alone[k].provenance)
+        assert (together[k].provenance["batch"], alone[k].provenance["batch"]) == (f"{k + 1}/3", "1/1")
     assert error(together[0].latent, together[1].latent) > 0.1
 
 
@@ -106,7 +111,7 @@ def test_several_prompts_are_the_prompts_one_by_one(pipeline):
     assert [clip.provenance["prompt"] for clip in together] == [names[0], names[0], names[1], names[1]]
     for k, clip in enumerate(together):
         [alone] = pipeline(names[k // 2], seed=3 + k, steps=2, batch_size=1)
-        assert clip.provenance == alone.provenance
+        assert is_same_clip(clip.provenance, alone.provenance)
         assert error(clip.latent, alone.latent) <= LATENTS
 
 
@@ -189,6 +194,12 @@ def test_a_saved_clip_reads_back_and_says_where_it_came_from(pipeline, tmp_path)
     assert info.fps == 10
     assert made.provenance.keys() == {
         "model",
+        "checkpoint",
+        "dtype",
+        "device",
+        "compile",
+        "attention",
+        "batch",
         "prompt",
         "seed",
         "steps",
@@ -215,11 +226,18 @@ def test_a_saved_clip_reads_back_and_says_where_it_came_from(pipeline, tmp_path)
         ({"guidance": -1.0}, "guidance: want a scale >= 0, got -1.0"),
         ({"prompt": []}, "prompt: want at least one, got none"),
         ({"batch_size": 0}, "batch_size: want at least 1 or auto, got 0"),
+        ({"prompt": " "}, "prompt: want text, or none at all for no condition, got ' '"),
+        ({"n": 3, "seed": [1, 2]}, "seed: want one, or one for each of 3 clips, got 2"),
+        ({"audio": "silence"}, r"audio silence: want sound to make a picture for, got silence \(nothing abo"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_what_does_not_fit_is_named(pipeline, clip, arguments, message):
-    arguments = {key: clip if value == "clip" else value for key, value in arguments.items()}
+    clips = {"clip": clip, "silence": replace(clip, wave=clip.wave * 0, name="silence")}
+    arguments = {
+        key: clips.get(value, value) if key in ("video", "audio") else value
+        for key, value in arguments.items()
+    }
     with pytest.raises(ValueError, match=message):
         pipeline(**arguments)
 
@@ -240,3 +258,56 @@ def test_a_generators_checkpoint_needs_nothing_else(nano_generator_run, tmp_path
     assert moved.model_hash == pipeline.model_hash
     assert torch.equal(moved(None)[0].latent, pipeline(None)[0].latent)
     assert torch.equal(moved.encode(clip)[0].hw, pipeline.encode(clip)[0].hw)
+
+
+AWKWARD = {"guidance": 1.2345678901234567, "guidance_interval": (1e-5, 0.9), "step_cache": None, "steps": 3}
+
+
+@pytest.mark.parametrize("stream", [None, "video"])
+def test_a_files_metadata_are_the_recipe_of_its_clip(pipeline, clip, tmp_path, stream):
+    write_clip(clip, tmp_path / "given.mp4")
+    given = {stream: pipeline.read(tmp_path / "given.mp4", 0.0)} if stream else {}
+    prompts = [None, *pipeline.config.text.class_names[:3]]
+    made = pipeline(prompts, **given, seed=[7, 5, 5, 1], batch_size=2, **AWKWARD)[2]
+    recipe = Recipe.of(probe(made.save(tmp_path / "a.mp4")).metadata)
+    assert (recipe.prompt, recipe.seed, recipe.place, recipe.batch) == (prompts[2], 5, 1, 2)
+    assert recipe.choices == AWKWARD and recipe.model == pipeline.model_hash
+    if stream:
+        assert recipe.given == given[stream].origin
+    again = pipeline(
+        [recipe.prompt] * 2, **given, task=recipe.task, seed=[recipe.seed] * 2, batch_size=2, **recipe.choices
+    )[recipe.place]
+    assert torch.equal(again.latent, made.latent) and torch.equal(again.clip.wave, made.clip.wave)
+    assert again.provenance == made.provenance
+
+
+def test_what_a_call_would_make_is_known_before(pipeline, clip):
+    prompts = [None, pipeline.config.text.class_names[1]]
+    known = pipeline.provenance(prompts, clip, n=2, steps=1)
+    made = pipeline(prompts, clip, n=2, steps=1)
+    assert [facts | {"batch": one.provenance["batch"]} for facts, one in zip(known, made, strict=True)] == [
+        one.provenance for one in made
+    ]
+    assert not is_same_clip(known[0], known[1]) and is_same_clip(known[0], made[0].provenance)
+
+
+def test_one_clip_is_saved_and_shown_as_such(pipeline, tmp_path, monkeypatch):
+    import sys
+    from types import ModuleType
+
+    made = pipeline(None, steps=1)
+    assert made.save(tmp_path / "a.mp4") == tmp_path / "a.mp4"
+    with pytest.raises(ValueError, match=r"save: want one clip, got 2; take one of them, such as \[0\]"):
+        pipeline(None, n=2, steps=1).save(tmp_path / "b.mp4")
+
+    shown, notebook = [], ModuleType("IPython.display")
+    notebook.HTML, notebook.display = str, shown.append
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    made.show()
+    [html] = shown
+    data = base64.b64decode(html.partition("base64,")[2].partition('"')[0])
+    assert html.startswith("<video controls") and data == (tmp_path / "a.mp4").read_bytes()
+    monkeypatch.setitem(sys.modules, "IPython.display", None)
+    with pytest.raises(RuntimeError, match="show: want IPython .* got none; save writes an mp4"):
+        made.show()

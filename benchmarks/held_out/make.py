@@ -70,7 +70,7 @@ def generate(
     """
     generator, networks, config = pipe.generator, pipe.networks, pipe.config
     assert generator is not None and networks is not None  # noqa: S101 - the caller looked
-    synthesis = Synthesis(config, generator, networks, pipe.codec, pipe.layout, pipe.graphs, pipe.model_hash)
+    synthesis = Synthesis(config, generator, networks, pipe.codec, pipe.layout, pipe.graphs, about={})
     options = SamplingOptions.of(config.flow, task, choices)
     count = 1 if prompts is not None else len(given)
     requests = requests_for(prompts, count, seed, generator.text, config.stdit.max_text_length)

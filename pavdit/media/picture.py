@@ -5,7 +5,6 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
-import av
 from torch import Tensor
 
 from pavdit.files import replacing
@@ -17,6 +16,8 @@ def write_png(picture: Tensor, path: Path) -> None:
     Raises:
         OSError: the directory is missing or full.
     """
+    import av
+
     codec = av.CodecContext.create("png", "w")
     codec.height, codec.width, codec.pix_fmt = picture.shape[1], picture.shape[2], "rgb24"
     codec.time_base = Fraction(1)  # the encoder asks for one, a picture has none

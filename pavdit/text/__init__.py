@@ -2,17 +2,30 @@
 
 from pavdit.text.classes import ClassEncoder
 from pavdit.text.pretrained import EncoderFiles, PretrainedEncoder
-from pavdit.text.tokens import BUCKETS, TextEncoder, TextTokens, bucket_mask, bucket_of, pad_to, to_bucket
+from pavdit.text.tokens import (
+    BUCKETS,
+    LearnedEncoder,
+    TextEncoder,
+    TextTokens,
+    bucket_mask,
+    bucket_of,
+    pad_to,
+    to_bucket,
+)
+from pavdit.text.words import WordEncoder, vocabulary_of
 
 __all__ = [
     "BUCKETS",
     "ClassEncoder",
     "EncoderFiles",
+    "LearnedEncoder",
     "PretrainedEncoder",
     "TextEncoder",
     "TextTokens",
+    "WordEncoder",
     "bucket_mask",
     "bucket_of",
     "pad_to",
     "to_bucket",
+    "vocabulary_of",
 ]

@@ -51,14 +51,22 @@ class ClassEncoder(nn.Module):
             f'prompt: want "<class>" or "{PREFIX}<class>" with a class of {known}{more}; got {prompt!r}'
         )
 
+    def rows(self, prompts: Sequence[str]) -> tuple[Tensor, tuple[int, ...]]:
+        """Class indices ``(B,)`` int64 on the CPU, and how many tokens each has.
+
+        Raises:
+            ValueError: a prompt names no known class.
+        """
+        return torch.tensor([self.index(prompt) for prompt in prompts]), (self.table.shape[1],) * len(prompts)
+
     def encode(self, prompts: list[str]) -> TextTokens:
         """Look up one class per prompt: tokens ``(B, N, D)``, all of full length, differentiable.
 
         Raises:
             ValueError: a prompt names no known class.
         """
-        indices = torch.tensor([self.index(prompt) for prompt in prompts], device=self.table.device)
-        return TextTokens(self(indices), (self.table.shape[1],) * len(prompts))
+        indices, lengths = self.rows(prompts)
+        return TextTokens(self(indices.to(self.table.device)), lengths)
 
     def forward(self, indices: Tensor) -> Tensor:
         """Class indices ``(B,)`` int64 to tokens ``(B, N, D)``."""

@@ -55,8 +55,8 @@ class EncoderFiles:
             ConfigError: no such folder, or the package that carries it is not installed.
             DataError: the folder does not hold such a model.
         """
-        if config.encoder == "classes":
-            raise ConfigError("text.encoder: want minilm or t5 for a language model, got classes")
+        if config.encoder == "classes" or config.encoder == "words":
+            raise ConfigError(f"text.encoder: want minilm or t5 for a language model, got {config.encoder}")
         path = config.path or _packaged_minilm()
         if not path.is_dir():
             raise ConfigError(f"text.path: want a folder with a language model, got {path}, which is none")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -58,6 +58,23 @@ class TextEncoder(Protocol):
         Raises:
             ValueError: it cannot encode a prompt; the message quotes it.
         """
+        ...
+
+
+@runtime_checkable
+class LearnedEncoder(TextEncoder, Protocol):
+    """An encoder that is trained with the generator: its rows are looked up on the host, its table is not."""
+
+    def rows(self, prompts: Sequence[str]) -> tuple[Tensor, tuple[int, ...]]:
+        """Which rows make each prompt, ``(B,)`` or ``(B, N)`` int64 on the CPU, and how many tokens it has.
+
+        Raises:
+            ValueError: it cannot encode a prompt.
+        """
+        ...
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Rows to tokens ``(B, N, D)``, differentiable."""
         ...
 
 

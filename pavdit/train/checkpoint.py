@@ -2,7 +2,8 @@
 
 Saving has two phases: every file is written into ``.tmp-step-…`` and fsynced, last the manifest with their
 sizes and sha256; then one rename makes it ``step-…`` and the parent is fsynced. A committed checkpoint is
-never written again, and the latest is the highest step whose manifest verifies.
+never written again, and the latest is the highest step whose manifest verifies. What is exported
+(`pavdit.train.export`) is such a directory under a name of its own, its tensors in one file or in parts.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,24 +61,39 @@ class Checkpoint:
     @property
     def model_hash(self) -> str:
         """Names the averaged weights: 12 hex digits of each model, the autoencoder's first."""
-        names = ("autoencoder.safetensors", "ema.safetensors")
-        return "+".join(self.files[name].sha256[:12] for name in names if name in self.files)
+        return "+".join(self._hash(name) for name in ("autoencoder", "ema") if self.has(name))
+
+    def _hash(self, name: str) -> str:
+        digests = [self.files[part].sha256 for part in self.parts(name)]
+        whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+        return whole[:12]
+
+    def parts(self, name: str) -> list[str]:
+        """The files that hold `name`: ``NAME.safetensors``, or ``NAME-00001-of-00002.safetensors`` and on."""
+        pattern = re.compile(rf"{re.escape(name)}(-\d{{5}}-of-\d{{5}})?\.safetensors")
+        return sorted(file for file in self.files if pattern.fullmatch(file))
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Read ``NAME.safetensors`` into CPU memory.
+        """Read ``NAME.safetensors``, or all its parts, into CPU memory.
 
         Raises:
             CheckpointError: the checkpoint has no such file, or it is damaged.
         """
-        path = self.path / f"{name}.safetensors"
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: want a safetensors file, got {error}") from None
+        if not self.has(name):
+            raise CheckpointError(
+                f"{self.path}: want a checkpoint with {name}.safetensors, got one of {', '.join(self.files)}"
+            )
+        tensors: dict[str, Tensor] = {}
+        for path in (self.path / part for part in self.parts(name)):
+            try:
+                tensors |= load_file(path)
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(f"{path}: want a safetensors file, got {error}") from None
+        return tensors
 
     def has(self, name: str) -> bool:
-        """Whether the checkpoint holds ``NAME.safetensors``."""
-        return (self.path / f"{name}.safetensors").is_file()
+        """Whether the checkpoint holds ``NAME.safetensors``, whole or in parts."""
+        return bool(self.parts(name))
 
 
 def step_directory(run_dir: Path, step: int) -> Path:
@@ -93,7 +110,12 @@ def begin(run_dir: Path, step: int) -> Path:
     final = step_directory(run_dir, step)
     if final.exists():
         raise FileExistsError(f"{final}: want a step that is not saved yet, got a directory")
-    temporary = run_dir / f".tmp-{final.name}-{os.getpid()}"
+    return temporary_beside(final)
+
+
+def temporary_beside(final: Path) -> Path:
+    """An empty directory that `publish` gives the name `final`."""
+    temporary = final.with_name(f".tmp-{final.name}-{os.getpid()}")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     return temporary
@@ -107,10 +129,25 @@ def commit(
     state: Mapping[str, Any],
     config: RunConfig,
 ) -> Path:
+    """Publish what `begin` began as the checkpoint of its run's `step`; arguments and errors as there."""
+    final = step_directory(temporary.parent, step)
+    return publish(temporary, final, step, tensors=tensors, state=state, config=config)
+
+
+def publish(
+    temporary: Path,
+    final: Path,
+    step: int,
+    *,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    config: RunConfig,
+) -> Path:
     """Add the rest, and the manifest of all files, then give the directory its name.
 
     Args:
-        temporary: from `begin`, with whatever else was written into it.
+        temporary: from `temporary_beside`, with whatever else was written into it.
+        final: where the checkpoint goes; nothing is there yet.
         step: updates done.
         tensors: file stem to named tensors.
         state: anything JSON.
@@ -122,7 +159,6 @@ def commit(
     Raises:
         OSError: the disk is full; earlier checkpoints are untouched and nothing of this one remains.
     """
-    run_dir = temporary.parent
     try:
         files: dict[str, FileRecord] = {}
         for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
@@ -137,12 +173,12 @@ def commit(
         manifest = {"format": FORMAT, "step": step, "files": records}
         write_json(temporary / "manifest.json", manifest | {"sha256": _digest(manifest)})
         fsync_directory(temporary)
-        temporary.rename(step_directory(run_dir, step))
+        temporary.rename(final)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    fsync_directory(run_dir)
-    return step_directory(run_dir, step)
+    fsync_directory(final.parent)
+    return final
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

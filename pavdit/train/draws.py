@@ -26,6 +26,7 @@ class Draws:
         drop_text: ``(B,)`` bool.
         mirrored: ``(B,)`` bool.
         number: ``(B,)`` int64, of the sample in its update.
+        total: samples of the whole update.
         seed: of the run.
         step: of the update.
     """
@@ -36,6 +37,7 @@ class Draws:
     drop_text: Tensor
     mirrored: Tensor
     number: Tensor
+    total: int
     seed: int
     step: int
 
@@ -60,6 +62,7 @@ class Draws:
             torch.rand(batch, generator=random) < text_dropout,
             torch.rand(batch, generator=random) < flip_probability,
             torch.arange(batch),
+            batch,
             seed,
             step,
         )
@@ -76,11 +79,13 @@ class Draws:
             self.drop_text[rows],
             self.mirrored[rows],
             self.number[rows],
+            self.total,
             self.seed,
             self.step,
         )
 
     def noise(self, shape: tuple[int, ...], flow: FlowConfig) -> Tensor:
-        """``(B, *shape)``; each sample's is its own, so that a part draws no more than its rows."""
-        generators = [step_generator(self.seed, self.step, _NOISE, n) for n in self.number.tolist()]
-        return draw_noise(shape, generators, flow.prior)
+        """``(B, *shape)``: the rows of a part out of a draw for the whole update, which is one pass of the
+        generator instead of one a sample."""
+        whole = draw_noise((self.total, *shape), [step_generator(self.seed, self.step, _NOISE)], flow.prior)
+        return whole[0, self.number]

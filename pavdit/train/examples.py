@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -52,12 +52,12 @@ class Analyser:
 
     def __call__(self, batch: Batch, device: torch.device) -> Examples:
         """Analyse the sound and move all to `device`."""
-        video, mel = batch.video.to(device, non_blocking=True), self._mel(batch).to(device)
+        video, mel = batch.video.to(device, non_blocking=True), self._mel(batch, device).to(device)
         return Examples(video, mel, batch.labels, batch.names)
 
-    def _mel(self, batch: Batch) -> Tensor:
+    def _mel(self, batch: Batch, device: torch.device) -> Tensor:
         if self.known is None:
-            return mel_images(batch.wave, self.config.clip, self.config.mel)
+            return mel_images(batch.wave.to(device, non_blocking=True), self.config.clip, self.config.mel)
         new = {name: k for k, name in enumerate(batch.names) if name not in self.known}
         if new:
             images = mel_images(batch.wave[list(new.values())], self.config.clip, self.config.mel)
@@ -65,22 +65,33 @@ class Analyser:
         return torch.stack([self.known[name] for name in batch.names])
 
 
-def in_order(clips: Clips, batch_size: int, config: ModelConfig, device: torch.device) -> Iterator[Examples]:
-    """Every clip of a set once, in its order, but for those that may be left out (`readable`).
+def in_order(
+    clips: Clips,
+    batch_size: int,
+    config: ModelConfig,
+    device: torch.device,
+    chosen: Sequence[int] | None = None,
+) -> Iterator[Examples]:
+    """Every clip of a set once (or the `chosen` ones), but for those that may be left out (`readable`).
 
     Raises:
         DataError: a clip cannot be read.
     """
     analyse = Analyser(config)
-    found = readable(clips, range(len(clips)))
+    found = readable(clips, range(len(clips)) if chosen is None else chosen)
     while members := list(islice(found, batch_size)):
         yield analyse(collate([clip.require(config.clip) for clip in members]), device)
+
+
+MEAN_CLIPS = 512
+"""That stand for a larger set in its mean: enough to know it to a twentieth of the clips' spread."""
 
 
 def mean_clip(clips: Clips, config: ModelConfig) -> tuple[Tensor, Tensor]:
     """The mean of a set: volume ``(1, 3, T, H, W)`` and mel images ``(1, 1, T, M, L)``."""
     video, mel, count = torch.zeros(()), torch.zeros(()), 0
-    for examples in in_order(clips, 8, config, torch.device("cpu")):
+    chosen = range(0, len(clips), -(-len(clips) // MEAN_CLIPS))
+    for examples in in_order(clips, 8, config, torch.device("cpu"), chosen):
         video = video + examples.video.sum(0, keepdim=True)
         mel = mel + examples.mel.sum(0, keepdim=True)
         count += len(examples.names)

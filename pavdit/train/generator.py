@@ -80,7 +80,7 @@ class GeneratorStage:
         """
         run = encode_run(config, device, console)
         train, held_out = run.latents()
-        return run.config, cls(run.config, train, held_out, run.mdsa, device, run.captions)
+        return run.config, cls(run.config, train.on(device), held_out, run.mdsa, device, run.captions)
 
     def loss(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
         """Mean squared velocity error of a part of update `step`."""

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from pavdit.config import ConfigError, ModelConfig, RunConfig, TextConfig
+from pavdit.config import LANGUAGE_MODELS, ConfigError, ModelConfig, RunConfig, TextConfig
 from pavdit.data.caption_cache import CaptionTable
 from pavdit.data.clips import Subset, open_clips
 from pavdit.data.latent_cache import LatentCache, LatentSet
 from pavdit.data.shards import Share
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.progress import progress
-from pavdit.text import EncoderFiles
+from pavdit.text import EncoderFiles, vocabulary_of
 from pavdit.train.checkpoint import architecture, open_checkpoint
 from pavdit.train.models import load_autoencoder
 from pavdit.train.ranks import on_all, rank_and_ranks
@@ -98,17 +98,27 @@ def _encode_share(config: RunConfig, device: torch.device, console: Console, sha
     for clips, what, flips in ((train, "clips", mirrors(config)), (held_out, "held-out clips", False)):
         if len(clips):
             with progress(console, f"encoding {what}") as tell:
-                cache.encode(clips, mirrored=flips, share=share, say=console.print, progress=tell)
+                cache.encode(
+                    clips,
+                    mirrored=flips,
+                    share=share,
+                    num_workers=config.train.num_workers,
+                    say=console.print,
+                    progress=tell,
+                )
 
     captions = None
     text = model.text
     if text.encoder == "classes":
         text = with_classes(text, train.class_names)
     else:
+        sentences = sorted({caption_of(clips, i) for clips in (train, held_out) for i in range(len(clips))})
+    if text.encoder == "words":
+        text = with_vocabulary(text, (*sentences, *train.class_names))
+    elif text.encoder in LANGUAGE_MODELS:
         files = EncoderFiles.find(text)
         text = with_language_model(model, files)
         captions = CaptionTable(root, files)
-        sentences = sorted({caption_of(clips, i) for clips in (train, held_out) for i in range(len(clips))})
         with progress(console, "encoding captions") as tell:
             captions.fill(sentences, device, share=share, say=console.print, progress=tell)
     config = config.model_copy(update={"model": model.model_copy(update={"text": text})})
@@ -129,6 +139,14 @@ def with_classes(text: TextConfig, found: Sequence[str]) -> TextConfig:
             f"got {', '.join(text.class_names)}"
         )
     return text.model_copy(update={"class_names": text.class_names or tuple(found) or ("clip",)})
+
+
+def with_vocabulary(text: TextConfig, sentences: Iterable[str]) -> TextConfig:
+    """Fill in the words of the set's captions and classes; a set without any has the one word ``clip``."""
+    found = vocabulary_of(sentences) or ("clip",)
+    if text.vocabulary and (unknown := sorted(set(found) - set(text.vocabulary))):
+        raise ConfigError(f"text.vocabulary: want every word of the clips' captions, got none of {unknown}")
+    return text.model_copy(update={"vocabulary": text.vocabulary or found})
 
 
 def with_language_model(model: ModelConfig, files: EncoderFiles) -> TextConfig:

@@ -10,12 +10,13 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pavdit.config import ModelConfig
 from pavdit.data.latent_cache import LatentSet
 from pavdit.flow.path import interpolate, target_velocity
 from pavdit.latents import PlaneLayout
-from pavdit.text import ClassEncoder, TextEncoder, bucket_mask, bucket_of, pad_to, to_bucket
+from pavdit.text import LearnedEncoder, TextEncoder, WordEncoder, bucket_mask, bucket_of, pad_to, to_bucket
 from pavdit.train.draws import Draws
 from pavdit.train.models import Generator
 
@@ -49,9 +50,9 @@ class VelocityMatching:
 
         Returns:
             ``point`` and ``target`` ``(B, C, G, rows, columns)``; ``times`` ``(B, 2)`` and ``given``
-            ``(B, 2)`` of the streams; ``made`` ``(B, G)``; ``task`` and ``drop_text`` ``(B,)``; ``classes``
-            ``(B,)`` or, of a language model, ``text`` ``(B, N, D)``; ``text_mask`` ``(B, N)`` where prompts
-            do not fill their bucket.
+            ``(B, 2)`` of the streams; ``made`` ``(B, G)``; ``task`` and ``drop_text`` ``(B,)``; ``rows`` of a
+            learned table or, of a language model, ``text`` ``(B, N, D)``; ``text_mask`` ``(B, N)`` where
+            prompts do not fill their bucket.
         """
         clips, frame = draws.clips.tolist(), self.stream_of_frame
         made, given, joint = MADE[draws.task], GIVEN[draws.task], JOINT[draws.task]  # (B, 2) each
@@ -60,13 +61,14 @@ class VelocityMatching:
         flips = draws.mirrored.tolist()
         # what a task is given or makes by itself is of one stream alone, what meets another stream is joint
         data = torch.where(
-            _spread(joint[:, frame]),
-            latents.read(clips, ["joint"] * len(clips), flips),
-            latents.read(clips, ["alone"] * len(clips), flips),
+            self._put(_spread(joint[:, frame])),
+            self._put(latents.read(clips, ["joint"] * len(clips), flips)),
+            self._put(latents.read(clips, ["alone"] * len(clips), flips)),
         )
-        noise = draws.noise(tuple(data.shape[1:]), self.config.flow)
-        point = interpolate(noise, data, times[:, None, frame])
-        point = torch.where(_spread(given[:, frame]), data, point)  # given planes are the data to the bit
+        noise = self._put(draws.noise(tuple(data.shape[1:]), self.config.flow))
+        point = interpolate(noise, data, self._put(times[:, None, frame]))
+        # given planes are the data to the bit
+        point = torch.where(self._put(_spread(given[:, frame])), data, point)
         prompts = [prompt_of(latents, i, text) for i in clips]
         shown = {
             "point": point,
@@ -77,16 +79,18 @@ class VelocityMatching:
             "task": draws.task,
             "drop_text": draws.drop_text | torch.tensor([not prompt for prompt in prompts]),
         }
-        stand_in = next(iter(text.class_names), "")  # its tokens are dropped
+        names = text.vocabulary if isinstance(text, WordEncoder) else text.class_names
+        stand_in = next(iter(names), "")  # its tokens are dropped
         shown |= self._caption(text, [prompt or stand_in for prompt in prompts])
         return {name: self._put(x) for name, x in shown.items()}
 
     def _caption(self, text: TextEncoder, prompts: list[str]) -> dict[str, Tensor]:
         longest = self.config.stdit.max_text_length
-        if isinstance(text, ClassEncoder):  # its table learns, so that looking up is the device's work
-            length = text.table.shape[1]
-            shown = {"classes": torch.tensor([text.index(prompt) for prompt in prompts])}
-            mask = bucket_mask([length] * len(prompts), bucket_of(length, longest))
+        if isinstance(text, LearnedEncoder):
+            rows, lengths = text.rows(prompts)
+            bucket = bucket_of(max(lengths), longest)
+            shown = {"rows": pad(rows, (0, bucket - rows.shape[1])) if rows.ndim > 1 else rows}
+            mask = bucket_mask(lengths, bucket)
         else:
             tokens, mask = to_bucket(text.encode(prompts), longest)
             shown = {"text": tokens}
@@ -102,8 +106,8 @@ class VelocityMatching:
         """The mean over samples of the mean squared error over cells, 0-d. Never waits for the device."""
         text = inputs.get("text")
         if text is None:
-            assert isinstance(model.text, ClassEncoder)  # noqa: S101 (`inputs` asked the same)
-            tokens = model.text(inputs["classes"])
+            assert isinstance(model.text, LearnedEncoder)  # noqa: S101 (`inputs` asked the same)
+            tokens = model.text(inputs["rows"])
             text = pad_to(tokens, bucket_of(tokens.shape[1], self.config.stdit.max_text_length))
         point = inputs["point"]
         velocity = model.stdit(

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pavdit.config import ConfigError, ModelConfig, RunConfig
+from pavdit.config import LANGUAGE_MODELS, ConfigError, ModelConfig, RunConfig
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.stdit.model import STDiT
-from pavdit.text import ClassEncoder, EncoderFiles, TextEncoder
+from pavdit.text import ClassEncoder, EncoderFiles, TextEncoder, WordEncoder
 from pavdit.train.checkpoint import Checkpoint, CheckpointError, load_weights, require_architecture
 
 
@@ -20,7 +20,7 @@ class Generator(nn.Module):
 
     Args:
         config: a system with the class names of its training set.
-        text: a frozen encoder, which is no part of the weights; None: a table of the classes, which is.
+        text: a frozen encoder, which is no part of the weights; None: a table of classes or words, which is.
 
     Raises:
         ConfigError: the encoder's tokens have another width than STDiT wants.
@@ -35,7 +35,13 @@ class Generator(nn.Module):
             raise ConfigError(
                 f"model.stdit.text_dim: want {text.dim}, the width of {about.encoder}'s tokens, got {width}"
             )
-        self.text: TextEncoder = text or ClassEncoder(about.class_names, width, about.tokens_per_class)
+        self.text: TextEncoder
+        if text is not None:
+            self.text = text
+        elif about.encoder == "words":
+            self.text = WordEncoder(about.vocabulary, width, about.max_words)
+        else:
+            self.text = ClassEncoder(about.class_names, width, about.tokens_per_class)
 
 
 def choose_device(name: str) -> torch.device:
@@ -95,7 +101,7 @@ def load_generator(
     if checkpoint.config.train.stage != "generator":
         raise CheckpointError(f"{checkpoint.path}: want a generator's checkpoint, got an autoencoder's")
     about, text = checkpoint.config.model.text, None
-    if about.encoder != "classes":
+    if about.encoder in LANGUAGE_MODELS:
         files = EncoderFiles.find(about.model_copy(update={"path": text_path or about.path}))
         if files.weights != about.weights:
             raise CheckpointError(

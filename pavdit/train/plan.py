@@ -231,7 +231,8 @@ def _count(module: nn.Module) -> int:
 def _models(config: RunConfig) -> tuple[nn.Module, nn.Module | None]:
     if config.train.stage == "generator":
         classes = config.model.text.class_names or ("clip",)
-        text = config.model.text.model_copy(update={"class_names": classes})
+        words = config.model.text.vocabulary or ("clip",)
+        text = config.model.text.model_copy(update={"class_names": classes, "vocabulary": words})
         return Generator(config.model.model_copy(update={"text": text})), None
     model = MDSA(config.model)
     recompute_layers(model, config.train.gradient_checkpointing)

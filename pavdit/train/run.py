@@ -77,6 +77,10 @@ def _resume_point(run_dir: Path, resume: str, console: Console) -> Checkpoint | 
     if resume == "auto":
         return newest
     saved = None if resume == "never" else checkpoints.open_checkpoint(Path(resume))
+    if saved is not None and "exported" in saved.state:
+        raise ConfigError(
+            f"--resume {resume}: want a run's own checkpoint, got exported weights, which have no optimiser"
+        )
     start = saved.step if saved else 0
     if newest is not None and newest.step > start:
         raise ConfigError(

@@ -240,7 +240,7 @@ def test_an_autoencoder_does_not_generate(pavdit, tmp_path, nano_autoencoder_run
 
 def test_no_checkpoint(pavdit, tmp_path):
     result = pavdit("generate", "--checkpoint", tmp_path / "none", "-o", tmp_path / "o")
-    assert_one_line(result, 3, tmp_path / "none", "want a checkpoint or run directory, got nothing")
+    assert_one_line(result, 3, tmp_path / "none", "want a checkpoint or run directory, or bundled weights")
 
 
 def test_a_clip_that_cannot_be_used(pavdit, tmp_path, clip_path, nano_autoencoder_run):

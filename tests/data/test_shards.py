@@ -23,7 +23,10 @@ class Encoder:
     def __init__(self, without=(), killed_at=None):
         self.asked, self.without, self.killed_at = [], set(without), killed_at
 
-    def __call__(self, places):
+    def __call__(self, shards):
+        return (self.rows(places) for places in shards)
+
+    def rows(self, places):
         for i in places:
             if i == self.killed_at:
                 raise KeyboardInterrupt

@@ -50,6 +50,7 @@ class BounceClips:
         self.seed = seed
         self.scenes: Scenes = scenes
         self.class_names = CLASS_NAMES if scenes == "all" else SIMPLE_CLASS_NAMES
+        self._records: dict[int, ClipRecord] = {}
 
     @property
     def summary(self) -> str:
@@ -68,8 +69,11 @@ class BounceClips:
 
     def record(self, index: int) -> ClipRecord:
         """What is known of clip `index` without making it."""
-        scene = self.scene(index)
-        return ClipRecord(scene.label, scene.caption, origin=f"bounce {self.scenes} {self.seed} {index}")
+        if index not in self._records:
+            scene = self.scene(index)
+            origin = f"bounce {self.scenes} {self.seed} {index}"
+            self._records[index] = ClipRecord(scene.label, scene.caption, origin=origin)
+        return self._records[index]
 
     def __getitem__(self, index: int) -> Clip:
         return self.read(index)

@@ -1,0 +1,31 @@
+"""Write the averaged weights of a run as a small checkpoint for others to use."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``pavdit export``."""
+    parser.add_argument("source", type=Path, metavar="RUN_OR_CHECKPOINT")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FOLDER", help="a new folder")
+    parser.add_argument(
+        "--dtype", default="bfloat16", help="of the weights, bfloat16 or float32 (default: bfloat16)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Export, and say what was written."""
+    from pavdit.cli.main import OK
+    from pavdit.train.checkpoint import open_checkpoint
+    from pavdit.train.export import export
+
+    made = export(open_checkpoint(arguments.source), arguments.output, arguments.dtype)
+    weights = [record.size for name, record in made.files.items() if name.endswith(".safetensors")]
+    print(made.path)
+    print(
+        f"step {made.step}, model {made.model_hash}, {sum(weights) / 1e6:.1f} MB of weights "
+        f"in {len(weights)} files"
+    )
+    return OK

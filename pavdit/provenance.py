@@ -1,0 +1,106 @@
+"""What a clip's file says of its making, and back: enough to make the clip again with the same weights.
+
+``batch`` is the clip's place in a batch and how many there were: products of another number of rows round
+otherwise. Beside the others of its batch nothing depends on (`pavdit.batching.plan`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+
+from pavdit.batching import Request
+from pavdit.clip import Clip, Origin
+from pavdit.options import Choices, SamplingOptions
+from pavdit.runtime import Settings
+
+CIRCUMSTANCES = ("checkpoint", "device", "compile", "attention", "batch", "given")
+"""Where and by what a clip was made; all else decides which clip it is, but for rounding."""
+
+
+def provenance_of(
+    about: Mapping[str, str], request: Request, options: SamplingOptions, given: Clip | None
+) -> dict[str, str]:
+    """Of weights and runtime (`about`), a clip, its options and the clip that its task takes a stream of."""
+    facts = {
+        **about,
+        "prompt": request.prompt or "",
+        "seed": str(request.seed),
+        **options.described(),
+    }
+    if given is None:
+        return facts
+    origin = given.origin
+    if origin is None:
+        return facts | {"given": given.name}
+    start = {} if origin.start_seconds is None else {"given_start_seconds": str(origin.start_seconds)}
+    return facts | {"given": origin.path, "given_sha256": origin.sha256} | start
+
+
+def is_same_clip(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether both files hold the same clip, up to rounding; `other` may say more than a provenance."""
+    return all(other.get(key) == value for key, value in one.items() if key not in CIRCUMSTANCES)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A provenance, read back.
+
+    Attributes:
+        model: names the weights.
+        checkpoint: where they were, as given.
+        prompt: None: no condition.
+        seed: of the noise.
+        task: one of `pavdit.config.TASKS`.
+        choices: options of the call.
+        settings: how the models ran.
+        place: of the clip in its batch, from 0.
+        batch: clips in the batch.
+        given: where the given clip was read from; None: nothing was given, or nothing that was read.
+    """
+
+    model: str
+    checkpoint: str
+    prompt: str | None
+    seed: int
+    task: str
+    choices: Choices
+    settings: Settings
+    place: int
+    batch: int
+    given: Origin | None
+
+    @classmethod
+    def of(cls, facts: Mapping[str, str]) -> Recipe:
+        """Read the metadata of a file.
+
+        Raises:
+            KeyError: something is missing.
+            ValueError: something cannot be read.
+        """
+        place, batch = map(int, facts["batch"].split("/"))
+        form = facts["tier"].split("+")
+        settings: Settings = {
+            "dtype": facts["dtype"],  # type: ignore[typeddict-item]  # refused by the runtime if it is none
+            "compile": facts["compile"] == "on",
+            "fp8": "fp8" in form,
+            "absorbed": "absorbed" in form,
+            "attention": facts["attention"],
+        }
+        given = None
+        if "given_sha256" in facts:
+            start = facts.get("given_start_seconds")
+            given = Origin(facts["given"], facts["given_sha256"], None if start is None else Fraction(start))
+        return cls(
+            model=facts["model"],
+            checkpoint=facts["checkpoint"],
+            prompt=facts["prompt"] or None,
+            seed=int(facts["seed"]),
+            task=facts["task"],
+            choices=SamplingOptions.chosen(facts),
+            settings=settings,
+            place=place - 1,
+            batch=batch,
+            given=given,
+        )
