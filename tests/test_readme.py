@@ -56,7 +56,7 @@ def test_the_commands_run_in_their_order(workplace, capsys):
         extra = ["--set", *SMALLER.split()] if is_run else []
         assert main([*command, *extra]) == 0, f"pavdit {' '.join(command)}: {capsys.readouterr().err}"
     assert len(list((workplace / "rain").glob("*.mp4"))) == 4
-    for made in ("new-sound/seed-0000.mp4", "new-pictures/seed-0000.mp4", "dog.mp4"):
+    for made in ("new-sound/rain-seed-0000.mp4", "new-pictures/rain-seed-0000.mp4", "dog.mp4"):
         assert (workplace / made).is_file(), made
     assert (workplace / "again.mp4").stat().st_size > 0
 

@@ -1,13 +1,22 @@
-"""Generate clips with a trained generator."""
+"""Generate clips: from a prompt, from many, or to a given picture or sound."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from pavdit.batching import BatchSize
+    from pavdit.clip import Clip
     from pavdit.options import Choices
+    from pavdit.pipeline import Pipeline
+
+DEFAULT_WEIGHTS = Path("bounce-64")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,14 +24,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "prompt",
         nargs="?",
-        help="a class or 'a video of <class>', or any text where a language model reads it; "
+        help="a sentence of the words that the weights know, such as 'a metal ball hits the wall'; "
         "without one: no condition",
     )
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="a generator's checkpoint or run directory"
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="many prompts: lines of a .txt, or a .csv or .jsonl with prompt, and seed and name if you like",
     )
-    parser.add_argument("--n", type=int, default=1, help="clips")
-    parser.add_argument("--seed", type=int, default=0, help="of the first clip; the next has the next seed")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=DEFAULT_WEIGHTS,
+        help="a generator's checkpoint or run directory, or bundled weights by name (default: %(default)s)",
+    )
+    parser.add_argument("--n", type=int, default=1, help="clips of each prompt (default: 1)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of a prompt's first clip; the next has the next one (default: 0)",
+    )
     parser.add_argument("--steps", type=int, help="of the sampler (default: as configured)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: as configured)")
     parser.add_argument("--task", default="auto", help="auto, t2av, v2a, a2v, t2v or t2a")
@@ -42,7 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_fast_arguments(parser)
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="OUT", help="a folder, or one .mp4"
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("out"),
+        metavar="OUT",
+        help="a folder, or one .mp4 (default: out); a clip that is there already is not made again",
     )
 
 
@@ -72,24 +100,91 @@ def add_fast_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Generate and save."""
-    from rich.console import Console
-    from rich.progress import Progress
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A clip of the command: prompt, seed, and what its file is called."""
 
-    from pavdit.cli.main import OK
-    from pavdit.flow.step_cache import StepCache
+    prompt: str | None
+    seed: int
+    stem: str
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Make what is not there yet, save each clip as soon as it is made, and draw them all."""
+    from rich.console import Console
+
+    from pavdit.cli.given import read_given
+    from pavdit.cli.main import INTERRUPTED_AND_SAVED, OK
+    from pavdit.cli.outputs import draw_sheet, place_clips, require_output, sheet_path
+    from pavdit.tasks import STREAMS
+
+    output: Path = arguments.output
+    wanted = wanted_clips(arguments)
+    require_output(output, len(wanted))
+    console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
+    pipeline = load_pipeline(arguments)
+    given: dict[str, Clip] = {
+        stream: read_given(pipeline, path, stream, console)
+        for stream in STREAMS
+        if (path := getattr(arguments, stream)) is not None
+    }
+    call: dict[str, Any] = {**given, "task": arguments.task, **choices_of(arguments)}
+    known = pipeline.provenance([w.prompt for w in wanted], seed=[w.seed for w in wanted], **call)
+    places = place_clips(output, [w.stem for w in wanted], known)
+    paths = list(dict.fromkeys(place.path for place in places))  # a clip asked for twice is made once
+    todo = {place.path: w for place, w in zip(places, wanted, strict=True) if not place.is_done}
+    for path in paths:
+        if path not in todo:
+            print(path)
+    try:
+        if todo:
+            make(pipeline, todo, call, arguments.batch_size, console)
+        sheet = sheet_path(output, paths)
+        if todo or not sheet.exists():
+            draw_sheet(paths, pipeline.config, sheet)
+        console.print(f"contact sheet: {sheet}")
+    except KeyboardInterrupt:
+        saved = sum(path.exists() for path in paths)
+        console.print(
+            f"interrupted; {saved} of {len(paths)} clips are saved in {output}, the same command goes on"
+        )
+        return INTERRUPTED_AND_SAVED
+    if arguments.error:
+        error = pipeline.error_against_exact(wanted[0].prompt, seed=wanted[0].seed, **call)
+        print(f"against exact: {error}")
+    return OK
+
+
+def wanted_clips(arguments: argparse.Namespace) -> list[Wanted]:
+    """Every clip of the command: ``--n`` of each prompt, with one seed after the other from the row's on.
+
+    Raises:
+        ValueError: the arguments exclude each other.
+        DataError: the file of prompts cannot be used.
+    """
+    from pavdit.cli.outputs import stem_of
+    from pavdit.cli.prompts import Row, read_prompts
+
+    n, file, prompt = arguments.n, arguments.prompts, arguments.prompt
+    if n < 1:
+        raise ValueError(f"--n: want at least 1 clip, got {n}")
+    if file is not None and prompt is not None:
+        raise ValueError(f"--prompts: want a file or one prompt, got both {file} and {prompt!r}")
+    clips = []
+    for row in [Row(prompt)] if file is None else read_prompts(file):
+        first = arguments.seed if row.seed is None else row.seed
+        for seed in range(first, first + n):
+            named = bool(row.name) and n == 1
+            stem = row.name if named else stem_of(row.name or row.prompt, seed)
+            clips.append(Wanted(row.prompt, seed, stem))
+    return clips
+
+
+def load_pipeline(arguments: argparse.Namespace) -> Pipeline:
+    """The models, as the arguments want them to run."""
     from pavdit.pipeline import Pipeline
 
-    paths = output_paths(arguments.output, arguments.n, arguments.seed)
-    interval, cache = arguments.guidance_interval, arguments.step_cache
-    choices: Choices = {
-        "steps": arguments.steps,
-        "guidance": arguments.guidance,
-        "guidance_interval": None if interval is None else (interval[0], interval[1]),
-        "step_cache": None if cache is None else StepCache.parse(cache),
-    }
-    pipeline = Pipeline.from_pretrained(
+    return Pipeline.from_pretrained(
         arguments.checkpoint,
         arguments.device,
         arguments.text_path,
@@ -101,50 +196,47 @@ def run(arguments: argparse.Namespace) -> int:
         fp8=arguments.fp8,
         absorbed=arguments.absorbed,
     )
-    video, audio = (
-        None if path is None else pipeline.read(path) for path in (arguments.video, arguments.audio)
-    )
-    console = Console(stderr=True)
+
+
+def choices_of(arguments: argparse.Namespace) -> Choices:
+    """How the samples are made."""
+    from pavdit.flow.step_cache import StepCache
+
+    interval, cache = arguments.guidance_interval, arguments.step_cache
+    return {
+        "steps": arguments.steps,
+        "guidance": arguments.guidance,
+        "guidance_interval": None if interval is None else (interval[0], interval[1]),
+        "step_cache": None if cache is None else StepCache.parse(cache),
+    }
+
+
+def make(
+    pipeline: Pipeline,
+    todo: Mapping[Path, Wanted],
+    call: Mapping[str, Any],
+    batch_size: BatchSize,
+    console: Console,
+) -> None:
+    """Make clips; each is saved when it is done, so that an interruption loses none before it."""
+    from rich.progress import Progress
+
+    paths, wanted = list(todo), list(todo.values())
     with Progress(console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("sampling", total=arguments.n)
+        bar = progress.add_task("sampling", total=len(todo))
         steps = progress.add_task("steps")
         clips = pipeline.stream(
-            arguments.prompt,
-            video,
-            audio,
-            task=arguments.task,
-            n=arguments.n,
-            seed=arguments.seed,
-            batch_size=arguments.batch_size,
+            [w.prompt for w in wanted],
+            seed=[w.seed for w in wanted],
+            batch_size=batch_size,
             callback=lambda step, total, _: progress.update(steps, completed=step, total=total),
-            **choices,
+            **call,
         )
-        for index, clip in clips:  # each is saved when it is done, so an interruption loses none before it
+        for index, clip in clips:
             paths[index].parent.mkdir(parents=True, exist_ok=True)
-            print(clip.save(paths[index]))
+            print(clip.save(paths[index]), flush=True)
             progress.advance(bar)
-    if arguments.error:
-        error = pipeline.error_against_exact(
-            arguments.prompt, video, audio, arguments.task, arguments.seed, **choices
-        )
-        print(f"against exact: {error}")
-    return OK
 
 
 def _batch_size(text: str) -> int | str:
     return text if text == "auto" else int(text)
-
-
-def output_paths(output: Path, n: int, seed: int) -> list[Path]:
-    """Where the clips go: `output` itself if it is an .mp4, else ``OUTPUT/seed-<seed>.mp4``.
-
-    Raises:
-        ValueError: `n` is below 1, or several clips shall go into one file.
-    """
-    if n < 1:
-        raise ValueError(f"--n: want at least 1 clip, got {n}")
-    if output.suffix != ".mp4":
-        return [output / f"seed-{seed + i:04d}.mp4" for i in range(n)]
-    if n > 1:
-        raise ValueError(f"-o: want a folder for {n} clips, got the file {output}")
-    return [output]

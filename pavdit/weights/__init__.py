@@ -6,9 +6,6 @@ from pathlib import Path
 
 from pavdit.clip import DataError
 
-DEFAULT = "bounce-64"
-"""What commands use where none is named."""
-
 FOLDER = Path(__file__).parent
 
 

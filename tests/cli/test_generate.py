@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,11 @@ import torch
 from nano import nano
 
 from pavdit.cli import main as cli
-from pavdit.media import read_clip
+from pavdit.cli.given import what_was_read
+from pavdit.clip import ClipSpec
+from pavdit.data.bounce import BounceClips
+from pavdit.media import probe, read_clip, write_clip
+from pavdit.pipeline import Pipeline
 from pavdit.text import TextTokens
 
 
@@ -23,7 +29,7 @@ def generate(capsys, nano_generator_run: Path, tmp_path: Path):
         fixed = ["generate", "--checkpoint", nano_generator_run, "--steps", "2", "-o", tmp_path / "out"]
         code = cli.main([str(a) for a in [*fixed, *arguments]])
         out = tmp_path / "out"
-        files = sorted(p.name for p in out.iterdir()) if out.exists() else []
+        files = sorted(p.name for p in out.glob("*.mp4")) if out.exists() else []
         for name in files:
             read_clip(out / name, nano().clip)  # whole
         return code, (capsys.readouterr().err.splitlines() or [""])[-1], files
@@ -48,7 +54,9 @@ class Steps:
         return self.sample(velocity, noise, **given)
 
 
-def test_an_interruption_between_steps_keeps_the_clips_before_it(generate, monkeypatch) -> None:
+def test_an_interruption_keeps_the_clips_before_it_and_the_same_command_goes_on(
+    generate, monkeypatch, tmp_path
+) -> None:
     class Interrupted(Steps):
         def before(self, velocity, noise, given) -> None:
             def callback(step: int, total: int, latent: torch.Tensor) -> None:
@@ -59,8 +67,17 @@ def test_an_interruption_between_steps_keeps_the_clips_before_it(generate, monke
 
     Interrupted(monkeypatch)
     code, line, files = generate("--n", 4, "--batch-size", 1)
-    assert (code, line) == (130, "pavdit: interrupted")
+    said = f"interrupted; 2 of 4 clips are saved in {tmp_path / 'out'}, the same command goes on"
+    assert (code, line) == (75, said)
     assert files == ["seed-0000.mp4", "seed-0001.mp4"]
+
+    monkeypatch.undo()
+    before = [(tmp_path / "out" / name).stat() for name in files]
+    steps = Steps(monkeypatch)
+    code, line, files = generate("--n", 4)
+    assert (code, line) == (0, f"contact sheet: {tmp_path / 'out' / 'contact-sheet.png'}")
+    assert steps.sizes == [2] and files == [f"seed-{i:04d}.mp4" for i in range(4)]
+    assert [(tmp_path / "out" / name).stat() for name in files[:2]] == before
 
 
 class Full(Steps):
@@ -127,3 +144,105 @@ def test_what_cannot_serve_here_is_named(generate) -> None:
         2,
         "pavdit generate: attention: want flash-attn to serve, got cpu",
     )
+
+
+def test_prompts_of_a_file_are_made_once(generate, monkeypatch, tmp_path) -> None:
+    steps = Steps(monkeypatch)
+    table = tmp_path / "prompts.csv"
+    table.write_text(
+        "prompt,seed,name\na video of wood_wall,,\nmetal_bounce,7,bell\nmetal_bounce,7,bell\n"
+        "metal_bounce,7,wood\nmetal_clock,7,bell\n"
+    )
+    code, line, files = generate("--prompts", table)
+    want = ["a-video-of-wood_wall-seed-0000.mp4", "bell-2.mp4", "bell.mp4", "wood.mp4"]
+    assert (code, files, steps.sizes) == (0, want, [4]), line
+    tags = [probe(tmp_path / "out" / name).metadata for name in files]
+    assert [(t["prompt"], t["seed"]) for t in tags[1:]] == [
+        ("metal_clock", "7"),
+        ("metal_bounce", "7"),
+        ("metal_bounce", "7"),
+    ]
+    assert (tmp_path / "out" / "contact-sheet.png").stat().st_size > 0
+
+    table.write_text("prompt,seed,name\nglass_wall,,\n" + table.read_text().partition("\n")[2])
+    (tmp_path / "out" / "wood.mp4").unlink()
+    code, line, files = generate("--prompts", table)
+    assert (code, steps.sizes[1:]) == (0, [2]) and set(want) < set(files), "only the new and the lost row"
+
+    code, _, files = generate("--prompts", table, "--guidance", 1.5)
+    assert code == 0 and len(files) == 10, "other options make other clips, beside the old ones"
+
+
+def test_another_clip_is_never_overwritten(generate, monkeypatch, tmp_path) -> None:
+    output = tmp_path / "out" / "one.mp4"
+    assert generate("--seed", 3, "-o", output)[0] == 0
+    before = output.stat()
+    steps = Steps(monkeypatch)
+    code, line, files = generate("--seed", 3, "-o", output)
+    assert (code, steps.sizes, files) == (0, [], ["one.mp4"])
+    assert line == f"contact sheet: {tmp_path / 'out' / 'one-contact-sheet.png'}"
+    said = f"pavdit generate: -o: want a new file, or one that holds this very clip, got {output}"
+    assert generate("--seed", 4, "-o", output)[:2] == (2, said)
+    assert output.stat() == before and steps.sizes == []
+
+
+def test_without_an_output_clips_go_to_out(generate, monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, line, files = generate("a video of wood_wall", "-o", "out")
+    assert (code, files) == (0, ["a-video-of-wood_wall-seed-0000.mp4"])
+    assert cli.build_parser().parse_args(["generate"]).output == Path("out")
+
+
+@pytest.mark.parametrize("blocked", ["a file", "no rights"])
+def test_an_output_that_cannot_be_written_is_said_before_any_work(
+    generate, monkeypatch, tmp_path, blocked
+) -> None:
+    monkeypatch.setattr("pavdit.pipeline.Pipeline.from_pretrained", lambda *_, **__: pytest.fail("too late"))
+    output = tmp_path / "there" / "deep" / "er"
+    if blocked == "a file":
+        (tmp_path / "there").touch()
+        want = 2, f"pavdit generate: -o {output}: want a folder, got the file {tmp_path / 'there'}"
+    else:
+
+        def refuse(**_: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+        want = (
+            4,
+            f"pavdit generate: -o {output}: want a folder to write into, got {tmp_path}: Permission denied",
+        )
+    assert generate("-o", output)[:2] == want
+
+
+def test_without_weights_it_says_so(generate, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("pavdit.weights.FOLDER", tmp_path)
+    said = "want a checkpoint or run directory, or bundled weights by name (this copy of pavdit has none)"
+    code, line, _ = generate("--checkpoint", cli.build_parser().parse_args(["generate"]).checkpoint)
+    assert (code, line) == (3, f"pavdit generate: bounce-64: {said}, got neither")
+
+
+def test_a_given_clip_of_other_sizes_is_read_and_said(generate, tmp_path, nano_generator_run) -> None:
+    path = tmp_path / "long.mp4"
+    write_clip(BounceClips(1, ClipSpec(num_frames=20, height=24, width=32, fps=Fraction(20)))[0], path)
+    assert generate("--video", path)[0] == 0
+    pipeline = Pipeline.from_pretrained(nano_generator_run, device="cpu")
+    said = "took the first 0.4 s of 1, took the middle of 32 x 24 pixels as 16 x 16, took 20 fps as 10"
+    assert what_was_read(pipeline, probe(path), "video") == said
+    assert what_was_read(pipeline, probe(path), "audio") == said.partition(",")[0]
+    write_clip(BounceClips(1, nano().clip)[0], path)
+    assert what_was_read(pipeline, probe(path), "video") == ""
+
+
+def test_silence_and_short_clips_are_refused(generate, tmp_path) -> None:
+    clip = BounceClips(1, nano().clip)[0]
+    write_clip(replace(clip, wave=clip.wave * 0), tmp_path / "mute.mp4")
+    code, line, files = generate("--audio", tmp_path / "mute.mp4")
+    assert (code, files) == (2, []) and "audio mute.mp4: want sound to make a picture for, got sil" in line
+    short = replace(clip, frames=clip.frames[:2], wave=clip.wave[: 2 * 1600])
+    write_clip(short, tmp_path / "short.mp4")
+    code, line, files = generate("--video", tmp_path / "short.mp4")
+    assert (code, files) == (
+        3,
+        [],
+    ) and "want 0.4 s of picture and sound from 0 s on" in line
