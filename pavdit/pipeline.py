@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ class Pipeline:
             checkpoint=str(path),
         )
 
-    def read(self, path: str | Path, start_seconds: float | None = None) -> Clip:
+    def read(self, path: str | Path, start_seconds: Fraction | float | None = None) -> Clip:
         """Read a file as the training's clips were read: the first seconds, in the models' size and rates.
 
         Args:

@@ -55,6 +55,7 @@ class Recipe:
         task: one of `pavdit.config.TASKS`.
         choices: options of the call.
         settings: how the models ran.
+        device: on which kind of device.
         place: of the clip in its batch, from 0.
         batch: clips in the batch.
         given: where the given clip was read from; None: nothing was given, or nothing that was read.
@@ -67,6 +68,7 @@ class Recipe:
     task: str
     choices: Choices
     settings: Settings
+    device: str
     place: int
     batch: int
     given: Origin | None
@@ -79,6 +81,7 @@ class Recipe:
             KeyError: something is missing.
             ValueError: something cannot be read.
         """
+        model = facts["model"]
         place, batch = map(int, facts["batch"].split("/"))
         form = facts["tier"].split("+")
         settings: Settings = {
@@ -93,13 +96,14 @@ class Recipe:
             start = facts.get("given_start_seconds")
             given = Origin(facts["given"], facts["given_sha256"], None if start is None else Fraction(start))
         return cls(
-            model=facts["model"],
+            model=model,
             checkpoint=facts["checkpoint"],
             prompt=facts["prompt"] or None,
             seed=int(facts["seed"]),
             task=facts["task"],
             choices=SamplingOptions.chosen(facts),
             settings=settings,
+            device=facts["device"],
             place=place - 1,
             batch=batch,
             given=given,
