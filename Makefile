@@ -10,10 +10,14 @@ NATIVE := CMakeLists.txt setup.py pyproject.toml $(shell find csrc -type f)
 # Stamps: a second run installs nothing, a changed source builds again.
 TORCH_STAMP := $(VENV)/.installed-$(subst ==,-,$(notdir $(TORCH)))
 STAMP := $(VENV)/.installed-pavdit
+# Bundled weights generate in seconds, without kernels too, which take minutes to build; built ones serve.
+DEMO_STAMP := $(VENV)/.installed-demo
+WEIGHTS := $(wildcard pavdit/weights/*/manifest.json)
+BUILT := $(wildcard $(STAMP))
 
 .PHONY: demo test test-slow lint bench kernels-check sanitize gpu-check clean
 
-demo: $(STAMP)
+demo: $(if $(BUILT),$(STAMP),$(if $(WEIGHTS),$(DEMO_STAMP),$(STAMP)))
 	$(PY) -m pavdit.cli.demo
 
 # One thread a worker: more of them would spin against each other.
@@ -52,7 +56,7 @@ gpu-check:
 
 clean:
 	rm -rf build dist out *.egg-info pavdit/_*.so .pytest_cache .ruff_cache .mypy_cache
-	rm -f $(STAMP)
+	rm -f $(STAMP) $(DEMO_STAMP)
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 $(PY):
@@ -63,6 +67,11 @@ $(TORCH_STAMP): | $(PY)
 	@echo "Installing $(TORCH) into $(VENV); this takes a minute or two"
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet "$(TORCH)" $(BUILD_TOOLS)
+	@touch $@
+
+$(DEMO_STAMP): $(TORCH_STAMP) pyproject.toml setup.py
+	@echo "Installing pavdit into $(VENV), without native kernels"
+	PAVDIT_NATIVE=OFF $(PY) -m pip install --quiet --no-build-isolation --editable .
 	@touch $@
 
 $(STAMP): $(TORCH_STAMP) $(NATIVE)

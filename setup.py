@@ -1,8 +1,8 @@
 """setuptools front end of the CMake build; the metadata stands in pyproject.toml.
 
-Environment: PAVDIT_WITH_CUDA=AUTO|ON|OFF, PAVDIT_CUDA_ARCHS (CMake's form), PAVDIT_TORCH_DIR, CXX, CUDACXX,
-MAX_JOBS. Without a C++ compiler, or without torch at build time, the package installs with its PyTorch
-references alone.
+Environment: PAVDIT_NATIVE=AUTO|OFF, PAVDIT_WITH_CUDA=AUTO|ON|OFF, PAVDIT_CUDA_ARCHS (CMake's form),
+PAVDIT_TORCH_DIR, CXX, CUDACXX, MAX_JOBS. With PAVDIT_NATIVE=OFF, without a C++ compiler, or without torch at
+build time, the package installs with its PyTorch references alone.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def tool(name: str, module: str, directory: str) -> str | None:
 
 def missing() -> str | None:
     """Say what the native build lacks on this machine, if anything."""
+    if os.environ.get("PAVDIT_NATIVE") == "OFF":
+        return "PAVDIT_NATIVE is OFF"
     if not any(shutil.which(os.environ.get("CXX", name)) for name in ("c++", "g++", "clang++")):
         return "no C++ compiler was found (looked for CXX, c++, g++, clang++)"
     if not tool("cmake", "cmake", "CMAKE_BIN_DIR"):

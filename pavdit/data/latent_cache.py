@@ -21,17 +21,17 @@ from torch.utils.data import DataLoader, Dataset
 
 import pavdit
 from pavdit.audio.mel import mel_images
-from pavdit.clip import Clip, ClipSpec, DataError
+from pavdit.clip import Clip, ClipSpec, DataError, frames_to_volume
 from pavdit.config import ModelConfig
 from pavdit.data.clips import Clips
 from pavdit.data.digests import FileDigests
-from pavdit.data.loader import collate
 from pavdit.data.shards import ALL, Rows, Shards, Share, content_key
 from pavdit.files import tensors_record
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
 
-ENCODING_BATCH = 16
+ENCODING_BATCH = 16, 64
+"""On a CPU and on a GPU."""
 DECODING_THREADS = 4
 READ_AHEAD = 4
 """Clips of each process."""
@@ -258,8 +258,9 @@ class LatentCache:
         places: Sequence[int],
         decoded: Iterator[Clip | DataError],
     ) -> Rows:
-        for first in range(0, len(places), ENCODING_BATCH):
-            batch = places[first : first + ENCODING_BATCH]
+        size = ENCODING_BATCH[self.device.type == "cuda"]
+        for first in range(0, len(places), size):
+            batch = places[first : first + size]
             read_clips = list(zip(batch, decoded, strict=False))
             good = [(place, clip) for place, clip in read_clips if isinstance(clip, Clip)]
             for error in (result for _, result in read_clips if isinstance(result, DataError)):
@@ -274,9 +275,11 @@ class LatentCache:
 
     @torch.no_grad()
     def _encode(self, clips: list[Clip], flips: Tensor) -> list[dict[str, Tensor]]:
-        batch = collate(clips)
-        video = torch.where(flips.view(-1, 1, 1, 1, 1), batch.video.flip(-1), batch.video).to(self.device)
-        mel = mel_images(batch.wave, self.config.clip, self.config.mel).to(self.device)
+        flips = flips.to(self.device).view(-1, 1, 1, 1, 1)
+        video = frames_to_volume(torch.stack([clip.frames for clip in clips]).to(self.device))
+        video = torch.where(flips, video.flip(-1), video)
+        wave = torch.stack([clip.wave for clip in clips]).to(self.device)
+        mel = mel_images(wave, self.config.clip, self.config.mel)
         both = {
             way: self.layout.stack(video.mode(), audio.mode()).to(self.dtype).cpu()
             for way, (video, audio) in zip(

@@ -45,6 +45,10 @@ class Batch:
     def __len__(self) -> int:
         return self.video.shape[0]
 
+    def pin_memory(self) -> Batch:
+        """The same in memory that a GPU can copy from by itself."""
+        return replace(self, video=self.video.pin_memory(), wave=self.wave.pin_memory())
+
 
 @lru_cache(maxsize=4)
 def permutation(seed: int, epoch: int, length: int) -> np.ndarray:
@@ -150,6 +154,7 @@ def batches(
     num_workers: int = 0,
     flip_probability: float = 0.0,
     cache_bytes: int = CACHE_BYTES,
+    pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """Yield the batch of step `start_step`, of the next step, and so on without end.
 
@@ -169,6 +174,7 @@ def batches(
         num_workers: processes that decode ahead; 0 decodes here.
         flip_probability: of a clip being mirrored left to right.
         cache_bytes: keep decoded clips in memory if all of them take no more than this.
+        pin_memory: have batches ready for a GPU to copy, where workers decode ahead.
 
     Raises:
         DataError: a file is damaged; names it.
@@ -188,6 +194,7 @@ def batches(
         batch_size=None,
         sampler=_From(start_step * parts),
         num_workers=num_workers,
+        pin_memory=pin_memory and num_workers > 0,
         multiprocessing_context="spawn"
         if num_workers
         else None,  # forked threads of torch and FFmpeg can hang

@@ -35,12 +35,11 @@ class StreamMasks:
 
     def rows(self, rows: slice) -> StreamMasks:
         """The masks of some of the samples."""
-        return StreamMasks(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+        return StreamMasks(*(mask[rows] for mask in self.as_dict().values()))
 
-    def to(self, device: torch.device | str) -> StreamMasks:
-        """The same masks on `device`, copied without waiting."""
-        fields = (getattr(self, name) for name in self.__dataclass_fields__)
-        return StreamMasks(*(mask.to(device, non_blocking=True) for mask in fields))
+    def as_dict(self) -> dict[str, Tensor]:
+        """By name."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def draw_stream_masks(

@@ -24,9 +24,9 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     r"""``gelu(x weight^T + bias)``, GELU in its tanh form.    Source: the MLP of Open-Sora 1.2, STDiT3
     (PAV-DiT 3.2); Hendrycks & Gimpel, arXiv 1606.08415.
 
-    Without gradients the GELU is the GEMM's epilogue on CUDA (cuBLASLt's) and for bfloat16 on CPUs that have
-    it (oneDNN's, whose float32 form errs more than twice as much as two steps do); on a CPU it is otherwise
-    one pass with the bias, in place. With gradients, and elsewhere, two steps.
+    Without gradients the GELU is the GEMM's epilogue for 16 bit on CUDA (cuBLASLt's) and for bfloat16 on CPUs
+    that have it (oneDNN's): the float32 forms of both err more than twice as much as two steps do. On a CPU
+    it is otherwise one pass with the bias, in place. With gradients, and elsewhere, two steps.
 
     Args:
         x: ``(..., D)``, float32, bfloat16 or float16 (float64: two steps).
@@ -66,7 +66,10 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _on_cuda(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    rows = torch._addmm_activation(bias, x.flatten(0, -2), weight.t(), use_gelu=True)
+    # without columns it forgets the bias, and its float32 form errs ten times as much as two steps do
+    if x.dtype == torch.float32 or x.numel() == 0 or weight.numel() == 0:
+        return linear_gelu_reference(x, weight, bias)
+    rows = torch._addmm_activation(bias, x.reshape(-1, x.shape[-1]), weight.t(), use_gelu=True)
     return rows.view(*x.shape[:-1], weight.shape[0])
 
 
@@ -77,6 +80,6 @@ def _fake(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 for _name in ("linear_gelu", "linear_gelu_onednn"):
     torch.library.impl(f"pavdit::{_name}", "CompositeExplicitAutograd", linear_gelu_reference)
     register_fake(f"pavdit::{_name}")(_fake)
-serve_by_torch("linear_gelu", "cuda", _on_cuda, "cuBLASLt")
+serve_by_torch("linear_gelu", "cuda", _on_cuda, "cuBLASLt, 16 bit only")
 if ONEDNN_HAS_BFLOAT16:
     serve_by_torch("linear_gelu_onednn", "cpu", _onednn, "oneDNN, bfloat16 only")

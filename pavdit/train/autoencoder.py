@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from pavdit.config import RunConfig
 from pavdit.data.clips import Clips, open_clips, readable
 from pavdit.data.loader import Batch, batches, collate
+from pavdit.latents import Planes
 from pavdit.mdsa.adversarial import discriminator_terms, generator_terms
-from pavdit.mdsa.autoencoder import MDSA
+from pavdit.mdsa.autoencoder import MDSA, Reconstruction
 from pavdit.mdsa.bottleneck import draw_noise
 from pavdit.mdsa.discriminator import Discriminators
 from pavdit.mdsa.loss import Distance, draw_frames, gradient_l1, mdsa_loss
 from pavdit.mdsa.streams import StreamMasks, draw_stream_masks
 from pavdit.nn.recompute import recompute_layers
-from pavdit.train.examples import Analyser, Examples, batch_indices, in_order, mean_clip, step_generator
+from pavdit.train.examples import Analyser, batch_indices, in_order, mean_clip, step_generator
 from pavdit.train.parallel import WHOLE, Part
 from pavdit.train.perceptual import perceptual_distance
 from pavdit.train.reconstruction import reconstruction_psnr, show_reconstructions
@@ -33,12 +34,15 @@ CALIBRATION_CLIPS = 64
 
 SHOWN_CLIPS = 4
 
+PLANES = ("hw", "tw", "th")
+
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
     """What the discriminators learn from of a part: clips, their detached reconstructions, what counts."""
 
-    examples: Examples
+    real_video: Tensor
+    real_audio: Tensor
     video: Tensor
     audio: Tensor
     frames: Tensor
@@ -111,56 +115,81 @@ class AutoencoderStage:
         Raises:
             DataError: a clip cannot be read.
         """
-        train, mdsa, clip = self.config.train, self.config.model.mdsa, self.config.model.clip
-        examples = self.analyse(self._batch(step, part), self.device)
-        random, rows = step_generator(train.seed, step), part.rows(train.batch_size)
-        all_masks = draw_stream_masks(train.batch_size, mdsa.stream_dropout, random)
-        frames = draw_frames(train.batch_size, clip.num_frames, random)[rows].to(self.device)
-        masks = all_masks.rows(rows).to(self.device)
-        video_count, audio_count = (
-            (has.sum().clamp(min=1) * part.share).to(self.device)
-            for has in (all_masks.has_video, all_masks.has_audio)
-        )
-        counts = video_count, audio_count
-        noise = None
-        if self.kl_target == "latent":
-            noise_v, noise_a = (
-                draw_noise(train.batch_size, mdsa.latent_channels, self.config.model.grid, random).map(
-                    lambda plane: plane[rows].to(self.device, non_blocking=True)
-                )
-                for _ in range(2)
-            )
-            noise = noise_v, noise_a
-        output = self.model(examples.video, examples.mel, masks, noise)
-        terms = mdsa_loss(
-            output,
-            examples.video,
-            examples.mel,
-            frames,
-            masks,
-            counts,
-            perceptual_weight=train.perceptual_weight,
-            perceptual=self.perceptual,
-            l1_beta=train.l1_beta,
-            kl_target=self.kl_target,
-        )
-        if self.adversary is not None and step >= train.disc_start:  # gamma of eq. 12
+        inputs = self.inputs(step, part)
+        output, terms = self._reconstruct(inputs)
+        if self.adversary is not None and step >= self.config.train.disc_start:  # gamma of eq. 12
+            video, audio, frames = (inputs[name] for name in ("video", "audio", "frames"))
+            masks, counts = _masks(inputs), (inputs["video_count"], inputs["audio_count"])
             with torch.no_grad():
-                real = self.adversary(examples.video, examples.mel, frames)
+                real = self.adversary(video, audio, frames)
             fake = self.adversary(output.video, output.audio, frames)
             terms |= generator_terms(real, fake, masks, counts)
             terms["loss"] = terms["loss"] + terms["adversarial"]
             self.judged[part.index] = _Judged(
-                examples, output.video.detach(), output.audio.detach(), frames, masks, counts
+                video, audio, output.video.detach(), output.audio.detach(), frames, masks, counts
             )
         return terms
+
+    def inputs(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
+        """What a part of update `step` is shown, on the device.
+
+        Returns:
+            ``video`` ``(B, 3, T, H, W)`` and ``audio`` ``(B, 1, T, M, L)``; ``frames`` ``(B,)`` of the
+            perceptual term; the fields of `StreamMasks`; ``video_count`` and ``audio_count`` of the whole
+            update's samples, as its part's share; in the second stage ``noise_<stream>_<plane>``.
+
+        Raises:
+            DataError: a clip cannot be read.
+        """
+        train, mdsa, clip = self.config.train, self.config.model.mdsa, self.config.model.clip
+        examples = self.analyse(self._batch(step, part), self.device)
+        random, rows = step_generator(train.seed, step), part.rows(train.batch_size)
+        all_masks = draw_stream_masks(train.batch_size, mdsa.stream_dropout, random)
+        frames = draw_frames(train.batch_size, clip.num_frames, random)[rows]
+        shown = {"frames": frames, **all_masks.rows(rows).as_dict()}
+        for name, has in (("video", all_masks.has_video), ("audio", all_masks.has_audio)):
+            shown[f"{name}_count"] = has.sum().clamp(min=1) * part.share
+        if self.kl_target == "latent":
+            for name in ("video", "audio"):
+                noise = draw_noise(train.batch_size, mdsa.latent_channels, self.config.model.grid, random)
+                shown |= {f"noise_{name}_{plane}": getattr(noise, plane)[rows] for plane in PLANES}
+        shown = {name: x.to(self.device, non_blocking=True) for name, x in shown.items()}
+        return shown | {"video": examples.video, "audio": examples.mel}
+
+    def objective(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The loss on `inputs` without discriminators: work of the device alone."""
+        return self._reconstruct(inputs)[1]
+
+    def _reconstruct(self, inputs: Mapping[str, Tensor]) -> tuple[Reconstruction, dict[str, Tensor]]:
+        noise = None
+        if self.kl_target == "latent":
+            noise_v, noise_a = (
+                Planes(**{plane: inputs[f"noise_{name}_{plane}"] for plane in PLANES})
+                for name in ("video", "audio")
+            )
+            noise = noise_v, noise_a
+        masks = _masks(inputs)
+        output = self.model(inputs["video"], inputs["audio"], masks, noise)
+        terms = mdsa_loss(
+            output,
+            inputs["video"],
+            inputs["audio"],
+            inputs["frames"],
+            masks,
+            (inputs["video_count"], inputs["audio_count"]),
+            perceptual_weight=self.config.train.perceptual_weight,
+            perceptual=self.perceptual,
+            l1_beta=self.config.train.l1_beta,
+            kl_target=self.kl_target,
+        )
+        return output, terms
 
     def adversary_loss(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
         """The discriminators' loss on the clips and reconstructions of `loss`, part by part."""
         if self.adversary is None or step < self.config.train.disc_start:
             return {}
         judged = self.judged.pop(part.index)
-        real = self.adversary(judged.examples.video, judged.examples.mel, judged.frames)
+        real = self.adversary(judged.real_video, judged.real_audio, judged.frames)
         fake = self.adversary(judged.video, judged.audio, judged.frames)
         return discriminator_terms(real, fake, judged.masks, judged.counts)
 
@@ -189,6 +218,7 @@ class AutoencoderStage:
             world_size=part.ranks,
             num_workers=train.num_workers,
             flip_probability=data.flip_probability,
+            pin_memory=self.device.type == "cuda",
         )
 
     def validate(self, model: nn.Module) -> dict[str, float]:
@@ -203,3 +233,7 @@ class AutoencoderStage:
         clips = list(islice(readable(self.validation, range(len(self.validation))), SHOWN_CLIPS))
         examples = Analyser(self.config.model)(collate(clips), self.device)
         return show_reconstructions(model, clips, examples, self.config.model)
+
+
+def _masks(inputs: Mapping[str, Tensor]) -> StreamMasks:
+    return StreamMasks(*(inputs[name] for name in StreamMasks.__dataclass_fields__))

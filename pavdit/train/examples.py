@@ -83,8 +83,8 @@ def in_order(
         yield analyse(collate([clip.require(config.clip) for clip in members]), device)
 
 
-MEAN_CLIPS = 512
-"""That stand for a larger set in its mean: enough to know it to a twentieth of the clips' spread."""
+MEAN_CLIPS = 256
+"""That stand for a larger set in its mean: enough to know it to a sixteenth of the clips' spread."""
 
 
 def mean_clip(clips: Clips, config: ModelConfig) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,11 @@ from nano import nano, nano_run
 from pavdit.cli import demo
 from pavdit.contact_sheet import GAP, contact_sheet
 from pavdit.data.bounce import BounceClips
-from pavdit.media import read_clip
+from pavdit.files import file_record
+from pavdit.media import probe, read_clip
 from pavdit.media.picture import write_png
+from pavdit.train.checkpoint import open_checkpoint
+from pavdit.train.export import export
 
 
 def read_png(path):
@@ -55,7 +58,7 @@ def configs(tmp_path):
 
 def test_the_demo_and_the_demo_again(tmp_path, configs, capsys):
     output = tmp_path / "demo"
-    arguments = ["--configs", str(configs), "-o", str(output)]
+    arguments = ["--train", "--configs", str(configs), "-o", str(output)]
     assert demo.main(arguments) == 0
     out, _ = capsys.readouterr()
     clips = sorted(output.glob("*.mp4"))
@@ -73,7 +76,32 @@ def test_the_demo_and_the_demo_again(tmp_path, configs, capsys):
     assert [path.read_bytes() for path in clips] == before
 
 
-def test_a_mistake_is_one_line(tmp_path, capsys):
+def test_with_weights_it_shows_what_they_make(tmp_path, capsys, monkeypatch, nano_generator_run):
+    export(open_checkpoint(nano_generator_run), tmp_path / "weights" / "bounce-64")
+    monkeypatch.setattr("pavdit.weights.FOLDER", tmp_path / "weights")
+    output = tmp_path / "demo"
+    assert demo.main(["-o", str(output)]) == 0
+    said = capsys.readouterr().out
+    clips = sorted(output.glob("*.mp4"))
+    made = [path for path in clips if "given" not in path.name]
+    assert len(clips) == 8 and len(made) == 6 and all(f"{path}\n" in said for path in made)
+    facts = [probe(path).metadata for path in made]
+    assert sorted(f["task"] for f in facts) == ["a2v", *["t2av"] * 4, "v2a"]
+    assert len({f["prompt"].split("_")[1] for f in facts}) == 6, "every action"
+    assert len({f["prompt"].split("_")[0] for f in facts}) == 5, "every material"
+    for stream in ("video", "audio"):
+        [of] = [f for f in facts if f.get("given") == str(output / f"given-{stream}.mp4")]
+        assert of["given_sha256"] == file_record(output / f"given-{stream}.mp4").sha256
+    assert read_png(output / "contact-sheet.png").shape[1] == 8 * (2 * 96 + GAP) - GAP
+
+    before = [path.stat().st_mtime_ns for path in made]
+    assert demo.main(["-o", str(output)]) == 0
+    assert [path.stat().st_mtime_ns for path in made] == before and sorted(output.glob("*.mp4")) == clips
+
+
+def test_without_weights_it_trains_and_a_mistake_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("pavdit.weights.FOLDER", tmp_path)
     assert demo.main(["--configs", str(tmp_path), "-o", str(tmp_path / "o")]) == 2
-    _, err = capsys.readouterr()
+    out, err = capsys.readouterr()
+    assert out.startswith("no weights bounce-64 came along; training a tiny model instead\n1/3 training")
     assert err == f"demo: {tmp_path}/tiny-bounce.yaml: want a YAML file, got no such file\n"

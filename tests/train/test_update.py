@@ -13,6 +13,7 @@ from pavdit.data.bounce import CLASS_NAMES, BounceClips
 from pavdit.data.latent_cache import LatentCache, LatentSet
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.text import TextTokens
+from pavdit.train.autoencoder import AutoencoderStage
 from pavdit.train.checkpoint import latest
 from pavdit.train.generator import GeneratorStage
 from pavdit.train.trainer import MAX_REFUSED, Trainer
@@ -20,6 +21,7 @@ from pavdit.train.trial import ROUNDS, SKIPPED, Trial
 from pavdit.train.update import GraphedUpdate
 
 UPDATES = 7
+NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 class Lengths:
@@ -203,7 +205,22 @@ def test_a_graph_that_cannot_be_is_not_taken_for_one(trainer_of) -> None:
         trainer_of("a", graph=True)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_CUDA)])
+def test_the_autoencoders_update_is_a_graph_too(tmp_path, device) -> None:
+    trainers = []
+    for graph in (False, True):
+        run = nano_run(tmp_path, "autoencoder", num_steps=50, warmup_steps=5, graph=graph, device=device)
+        torch.manual_seed(1)
+        stage = AutoencoderStage(run, BounceClips(6, nano().clip), (), torch.device(device))
+        trainers.append(Trainer(run, stage, RecordedCapture() if graph and device == "cpu" else None))
+    for _ in range(UPDATES):
+        (plain, _), (graphed, refused) = (trainer.update() for trainer in trainers)
+        assert plain["loss"].equal(graphed["loss"]) and not refused
+    assert str(trainers[1].graph.state) == "on: as asked"
+    assert_equal(*(state_of(trainer) for trainer in trainers))
+
+
+@NEEDS_CUDA
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_cuda_graphs_give_the_same_bits(trainer_of, case) -> None:
     plain, graphed = (trainer_of(f"{on}", device="cuda", graph=on, **case) for on in (False, True))
@@ -212,7 +229,7 @@ def test_cuda_graphs_give_the_same_bits(trainer_of, case) -> None:
     assert_equal(state_of(plain), state_of(graphed))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@NEEDS_CUDA
 def test_a_run_finds_out_on_the_device(trainer_of) -> None:
     trainer = trainer_of("a", device="cuda")
     for _ in range(40):

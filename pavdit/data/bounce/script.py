@@ -69,7 +69,7 @@ def _pair(rng: np.random.Generator, width: float, height: float, seconds: float)
         left = _body(rng, names[first], PAIR_ACTIONS, PAIR_SIZES, 0.0, width / 2, height, seconds)
         right = _body(rng, names[second], PAIR_ACTIONS, PAIR_SIZES, width / 2, width, height, seconds)
         times, others = (np.array([e.time_seconds for e in b.motion.events()]) for b in (left, right))
-        if np.abs(times[:, None] - others).min() >= MIN_PAIR_SPACING_SECONDS:
+        if np.abs(times[:, None] - others).min(initial=np.inf) >= MIN_PAIR_SPACING_SECONDS:
             return left, right
     return ()
 
