@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -84,11 +85,14 @@ class Host:
 
     def __init__(self) -> None:
         self.workers = len(os.sched_getaffinity(0))
-        self._pool = multiprocessing.get_context("fork").Pool(self.workers, torch.set_num_threads, (1,))
+        self._pool = ProcessPoolExecutor(
+            self.workers, multiprocessing.get_context("fork"), torch.set_num_threads, (1,)
+        )
+        list(self._pool.map(abs, range(self.workers)))
 
     def true_clips(self, source: Source, indices: Sequence[int]) -> list[TrueClip]:
         """Draw and observe clips."""
-        drawn = self._pool.starmap(_draw, [(source, int(i)) for i in indices], chunksize=1)
+        drawn = self._pool.map(_draw, [(source, int(i)) for i in indices])
         records = [source.open(int(i)).record(int(i)) for i in indices]
         return [
             TrueClip(_clip(raw, record.label, record.caption), truth, bodies, found)
@@ -97,21 +101,21 @@ class Host:
 
     def observe(self, clips: Sequence[Clip]) -> list[Observed]:
         """Find events, objects and materials in clips."""
-        return self._pool.map(_observe, [raw_of(clip) for clip in clips], chunksize=1)
+        return list(self._pool.map(_observe, [raw_of(clip) for clip in clips]))
 
     def features(self, clips: Sequence[Clip]) -> np.ndarray:
         """``(N, F)`` float32, see `near.features`."""
-        return np.stack(self._pool.map(_features, [raw_of(clip) for clip in clips], chunksize=1))
+        return np.stack(list(self._pool.map(_features, [raw_of(clip) for clip in clips])))
 
     def features_of(self, source: Source, indices: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Draw clips: their indices and features ``(N, F)`` float16, some at a time, in any order."""
         jobs = [(source, indices[i : i + CHUNK]) for i in range(0, len(indices), CHUNK)]
-        yield from self._pool.imap_unordered(_features_of, jobs)
+        for done in as_completed([self._pool.submit(_features_of, job) for job in jobs]):
+            yield done.result()
 
     def close(self) -> None:
-        """End the processes, whatever they do."""
-        self._pool.terminate()
-        self._pool.join()
+        """End the processes, and leave what is not begun."""
+        self._pool.shutdown(cancel_futures=True)
 
 
 def raw_of(clip: Clip) -> Raw:
@@ -129,7 +133,8 @@ def _observe(raw: Raw) -> Observed:
     return Observed(detect(_clip(raw)), seen(frames), heard(wave, sample_rate))
 
 
-def _draw(source: Source, index: int) -> tuple[Raw, np.ndarray, tuple[Seen, ...], Observed]:
+def _draw(job: tuple[Source, int]) -> tuple[Raw, np.ndarray, tuple[Seen, ...], Observed]:
+    source, index = job
     clips = source.open(index)
     clip = clips.read(index)
     bodies = tuple(Seen(body.material_name, body.action) for body in clips.scene(index).bodies)

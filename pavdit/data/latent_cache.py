@@ -25,6 +25,7 @@ from pavdit.clip import Clip, ClipSpec, DataError, frames_to_volume
 from pavdit.config import ModelConfig
 from pavdit.data.clips import Clips
 from pavdit.data.digests import FileDigests
+from pavdit.data.loader import single_threaded
 from pavdit.data.shards import ALL, Rows, Shards, Share, content_key
 from pavdit.files import tensors_record
 from pavdit.latents import PlaneLayout
@@ -242,7 +243,8 @@ class LatentCache:
                 prefetch_factor=READ_AHEAD,
                 multiprocessing_context="spawn",  # forked threads of torch and FFmpeg can hang
             )
-            with torch.random.fork_rng(devices=[]):  # a new loader draws from the global generator
+            # a new loader draws from the global generator
+            with single_threaded(), torch.random.fork_rng(devices=[]):
                 decoded = iter(loader)
             for shard in shards:
                 yield self._rows(clips, say, shard, decoded)

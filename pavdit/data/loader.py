@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -142,6 +144,23 @@ class _From(Sampler[int]):
             step += 1
 
 
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Processes that begin in here compute in one thread each: numpy's libraries would take every core in
+    every one of them, and on 16 cores 12 of them then render less than one alone."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def batches(
     clips: Clips,
     batch_size: int,
@@ -200,7 +219,9 @@ def batches(
         else None,  # forked threads of torch and FFmpeg can hang
     )
     named: set[str] = set()
-    for item in source:
+    with single_threaded():
+        items = iter(source)
+    for item in items:
         if isinstance(item, DataError):
             raise item
         for reason in item.skipped:

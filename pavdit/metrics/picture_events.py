@@ -13,6 +13,8 @@ import numpy as np
 from pavdit.metrics.tracks import Track, find_tracks
 
 SHUTTER = 0.5
+STANDS = 0.015
+"""Spread of an object that stands, over the picture's side; a clock's hand has at least 0.018."""
 STILL_PIXELS = 0.2
 """A step of a centroid from frame to frame that is none."""
 MIN_KINK_PIXELS = 0.7
@@ -46,15 +48,16 @@ def picture_events(frames: np.ndarray, fps: float) -> np.ndarray:
         raise ValueError(
             f"picture_events: want frames (T,3,H,W) uint8, T >= 4, got {frames.shape} {frames.dtype}"
         )
-    least = max(MIN_KINK_PIXELS, MIN_KINK_SHARE * min(frames.shape[2:]))
-    times = [t for track in find_tracks(frames) for t in _track_events(track, 1 / fps, least)]
+    side = min(frames.shape[2:])
+    times = [t for track in find_tracks(frames) for t in _track_events(track, 1 / fps, side)]
     return np.sort(np.array(times, np.float64))
 
 
-def _track_events(track: Track, frame: float, least: float) -> list[float]:
+def _track_events(track: Track, frame: float, side: int) -> list[float]:
     """Events of one object: it flashes where it stands, jumps, or moves."""
+    least = max(MIN_KINK_PIXELS, MIN_KINK_SHARE * side)
     steps = np.hypot(np.diff(track.x), np.diff(track.y))
-    if np.hypot(np.ptp(track.x), np.ptp(track.y)) < max(1.0, least):
+    if track.spread < STANDS * side:
         return _flashes(track.light, frame)
     runs = _runs(steps > STILL_PIXELS)
     if all(end - begin <= 2 for begin, end in runs):

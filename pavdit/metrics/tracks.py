@@ -33,6 +33,16 @@ class Track:
     light: np.ndarray
     hue: float
 
+    @property
+    def spread(self) -> float:
+        """How far from its mean place it is, root mean square in pixels; a bright sight counts more.
+
+        The place of a dim object is uncertain, so that one which flashes where it stands seems to move.
+        """
+        weight = self.light.clip(0) ** 2
+        weight = weight / weight.sum()
+        return math.sqrt(sum(float(weight @ (p - weight @ p) ** 2) for p in (self.x, self.y)))
+
 
 def opponent(colour: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Red against green and blue, and green against blue, of colours ``(3, ...)``: grey is the origin."""

@@ -35,6 +35,17 @@ def test_other_colours_are_other_materials() -> None:
     assert still == Seen("metal", "")
 
 
+def test_a_dim_lamp_stands_in_noise_as_a_decoder_makes_it() -> None:
+    rng = np.random.default_rng(0)
+    lamps = [i for i in range(len(CLIPS)) if CLIPS.scene(i).label.endswith("_flash")]
+    assert len(lamps) >= 5
+    for i in lamps:
+        patches = rng.normal(0, 5, (16, 3, 16, 16)).repeat(4, axis=2).repeat(4, axis=3)
+        noisy = CLIPS[i].frames.numpy() + patches + rng.normal(0, 5, patches.shape)
+        [lamp] = seen(noisy.clip(0, 255).round().astype(np.uint8))
+        assert lamp.action == "flash", CLIPS.scene(i).caption
+
+
 @pytest.mark.parametrize("name", MATERIALS)
 def test_a_pitch_is_heard_beside_what_rings(name: str) -> None:
     t = np.arange(16000) / 16000

@@ -16,11 +16,9 @@ import numpy as np
 from pavdit.data.bounce.materials import MATERIALS, RADII, RADIUS_SPREAD, pitch_hz
 from pavdit.metrics.onsets import sound_onsets
 from pavdit.metrics.partials import strongest_partials
-from pavdit.metrics.picture_events import MIN_FLASH
+from pavdit.metrics.picture_events import MIN_FLASH, STANDS
 from pavdit.metrics.tracks import Track, find_tracks, hue_of
 
-STANDS = 0.025
-"""Way of an object that stands, over the picture's side."""
 RESTS = 0.2
 """A step from frame to frame that is a rest, over the largest."""
 LEVEL = 0.05
@@ -71,7 +69,7 @@ def action_of(track: Track, side: float) -> str:
         side: the picture's shorter side, pixels.
     """
     x, y = track.x / side, track.y / side
-    if math.hypot(np.ptp(x), np.ptp(y)) < STANDS:
+    if track.spread < STANDS * side:
         return "flash" if np.diff(track.light).max() > MIN_FLASH else ""
     steps = np.hypot(np.diff(x), np.diff(y))
     moves = steps > RESTS * steps.max()
