@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "bounce-64"
 NUM_CLIPS = 4
-UNSEEN_CLIPS = 100
+UNSEEN_CLIPS = 400
 STREAMS = ("video", "audio")
 
 
@@ -96,9 +96,10 @@ def unseen_clips(pipeline: Pipeline) -> list[tuple[Clip, str]]:
     chosen: dict[str, int] = {}
     materials: set[str] = set()
     for i in range(len(clips)):
-        material, _, action = clips.record(i).label.partition("_")
+        record = clips.record(i)
+        material, _, action = record.label.partition("_")
         is_new = material not in materials or len(materials) == len(MATERIALS)
-        if action not in chosen and not action.startswith("and_") and is_new:
+        if record.caption.startswith("a ") and action not in chosen and "_" not in action and is_new:
             chosen[action] = i
             materials.add(material)
     return [(clip, clip.label if by_class else clip.caption) for clip in map(clips.read, chosen.values())]
