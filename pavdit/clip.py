@@ -118,7 +118,7 @@ class Origin:
     Attributes:
         path: as it was given.
         sha256: of the whole file.
-        start_seconds: where in it the clip begins; None: where picture and sound both begin.
+        start_seconds: where in it the clip begins; None: where what was read of it begins.
     """
 
     path: str

@@ -149,12 +149,15 @@ class Pipeline:
             checkpoint=str(path),
         )
 
-    def read(self, path: str | Path, start_seconds: Fraction | float | None = None) -> Clip:
+    def read(
+        self, path: str | Path, start_seconds: Fraction | float | None = None, only: Stream | None = None
+    ) -> Clip:
         """Read a file as the training's clips were read: the first seconds, in the models' size and rates.
 
         Args:
-            path: any media file with picture and sound.
-            start_seconds: where the clip begins; None: where both begin.
+            path: any media file with picture and sound, or with the one that is wanted.
+            start_seconds: where the clip begins; None: where what is wanted begins.
+            only: ``video`` or ``audio``, what is wanted; the other is then silent or black. None: both.
 
         Raises:
             DataError: the file cannot be used.
@@ -163,7 +166,7 @@ class Pipeline:
         ways: dict[str, Any] = (
             {} if self.data is None else self.data.model_dump(include={"resize", "channel"})
         )
-        clip = read_clip(path, self.config.clip, start_seconds=start, **ways)
+        clip = read_clip(path, self.config.clip, start_seconds=start, only=only, **ways)
         return replace(clip, origin=Origin(str(path), file_record(Path(path)).sha256, start))
 
     def encode(self, clip: Clip) -> tuple[Planes, Planes]:

@@ -49,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="of the sampler (default: as configured)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: as configured)")
     parser.add_argument("--task", default="auto", help="auto, t2av, v2a, a2v, t2v or t2a")
-    parser.add_argument("--video", type=Path, help="clip whose frames are given; its sound is made")
-    parser.add_argument("--audio", type=Path, help="clip whose sound is given; its frames are made")
+    parser.add_argument("--video", type=Path, help="file whose picture is given; its sound is made")
+    parser.add_argument("--audio", type=Path, help="file whose sound is given; its picture is made")
     parser.add_argument(
         "--batch-size", type=_batch_size, default="auto", help="clips at a time (default: auto)"
     )
@@ -136,6 +136,8 @@ def run(arguments: argparse.Namespace) -> int:
     for path in paths:
         if path not in todo:
             print(path)
+    if there := len(paths) - len(todo):
+        console.print(f"{there} of {len(paths)} clips are there already; another --seed makes others")
     try:
         if todo:
             make(pipeline, todo, call, arguments.batch_size, console)

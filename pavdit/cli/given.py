@@ -22,8 +22,8 @@ def read_given(pipeline: Pipeline, path: Path, stream: Stream, console: Console)
     Raises:
         DataError: the file cannot be used.
     """
-    clip = pipeline.read(path)
-    if said := what_was_read(pipeline, probe(path), stream):
+    clip = pipeline.read(path, only=stream)
+    if said := what_was_read(pipeline, probe(path, stream), stream):
         console.print(f"{path}: {said}")
     return clip
 

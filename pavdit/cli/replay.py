@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     given: dict[str, Any] = {}
     if given_path is not None and recipe.given is not None:
-        given[GIVEN[recipe.task]] = pipeline.read(given_path, recipe.given.start_seconds)
+        stream = GIVEN[recipe.task]
+        given[stream] = pipeline.read(given_path, recipe.given.start_seconds, stream)
     console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
     with progress(console, "sampling") as tell:
         clips = pipeline(  # a batch of the same size: the same products, to the last bit

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pavdit.clip import DataError
 from pavdit.media.boxes import contradiction
@@ -20,9 +20,15 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 
+Only = Literal["video", "audio"] | None
+"""The stream that is asked of a file; None: both."""
+
+
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
     """What a file holds. Times are seconds on the container's own time line, which need not start at 0.
+
+    Where one stream alone was asked for, the sizes and rates of the other are 0 and its times are the same.
 
     Attributes:
         fps: average frame rate, a rational number.
@@ -162,7 +168,7 @@ def _span(container: InputContainer, stream: VideoStream | AudioStream) -> tuple
     return min(start for start, _ in spans) * tick(stream), max(end for _, end in spans) * tick(stream)
 
 
-def describe(container: InputContainer, path: Path) -> MediaInfo:
+def describe(container: InputContainer, path: Path, only: Only = None) -> MediaInfo:
     """What an open container says about itself; leaves it at its beginning.
 
     Raises:
@@ -171,37 +177,44 @@ def describe(container: InputContainer, path: Path) -> MediaInfo:
     """
     if "mov" in container.format.name and (wrong := contradiction(path)) is not None:
         raise DataError(f"{path}: {wrong}")
-    video, audio = video_stream(container, path), audio_stream(container, path)
-    fps = video.average_rate or video.guessed_rate
-    if not fps or not video.width or not video.height:
-        raise DataError(
-            f"{path}: want video of known size and rate, got {video.width}x{video.height}, {fps} fps"
+    fps, width, height, rate, channels = Fraction(0), 0, 0, 0, 0
+    spans = []
+    if only != "audio":
+        video = video_stream(container, path)
+        fps, width, height = (
+            Fraction(video.average_rate or video.guessed_rate or 0),
+            video.width,
+            video.height,
         )
-    if not audio.rate or not audio.channels:
-        raise DataError(
-            f"{path}: want sound of known rate and channels, got {audio.rate} Hz, {audio.channels}"
-        )
-    video_span, audio_span = _span(container, video), _span(container, audio)
+        if not fps or not width or not height:
+            raise DataError(f"{path}: want video of known size and rate, got {width}x{height}, {fps} fps")
+        spans.append(_span(container, video))
+    if only != "video":
+        audio = audio_stream(container, path)
+        rate, channels = audio.rate, audio.channels
+        if not rate or not channels:
+            raise DataError(f"{path}: want sound of known rate and channels, got {rate} Hz, {channels}")
+        spans.append(_span(container, audio))
     return MediaInfo(
-        fps=Fraction(fps),
-        width=video.width,
-        height=video.height,
-        sample_rate=audio.rate,
-        channels=audio.channels,
-        video_start_seconds=video_span[0],
-        video_end_seconds=video_span[1],
-        audio_start_seconds=audio_span[0],
-        audio_end_seconds=audio_span[1],
+        fps=fps,
+        width=width,
+        height=height,
+        sample_rate=rate,
+        channels=channels,
+        video_start_seconds=spans[0][0],
+        video_end_seconds=spans[0][1],
+        audio_start_seconds=spans[-1][0],
+        audio_end_seconds=spans[-1][1],
         metadata=dict(container.metadata),
     )
 
 
-def probe(path: Path | str) -> MediaInfo:
-    """Read the headers of a media file.
+def probe(path: Path | str, only: Only = None) -> MediaInfo:
+    """Read the headers of a media file; `only` one stream need be there if that is all one wants.
 
     Raises:
         DataError: missing, damaged, not media, no video stream or no audio stream.
     """
     path = Path(path)
     with open_media(path) as container:
-        return describe(container, path)
+        return describe(container, path, only)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pavdit.clip import Clip, ClipSpec, DataError, as_fraction
-from pavdit.media.probe import MediaInfo, describe, in_seconds, open_media, tick, time_of, video_stream
+from pavdit.media.probe import MediaInfo, Only, describe, in_seconds, open_media, tick, time_of, video_stream
 from pavdit.media.resize import Resize, resize_picture, turn
 from pavdit.media.sound import Channel, read_wave
 
@@ -26,14 +26,20 @@ CLOCK_SLACK_SECONDS = Fraction(1, 1000)
 """Containers round time stamps, Matroska to 1 ms: an end that is short by less than this is not short."""
 
 
-def _require_cover(info: MediaInfo, start: Fraction, end: Fraction, path: Path) -> None:
-    """Raise DataError unless [start, end] lies where the file says that it has picture and sound."""
+def _require_cover(info: MediaInfo, start: Fraction, end: Fraction, path: Path, only: Only) -> None:
+    """Raise DataError unless [start, end] lies where the file says that it has what is wanted."""
     if info.start_seconds <= start + CLOCK_SLACK_SECONDS and end <= info.end_seconds + CLOCK_SLACK_SECONDS:
         return
+    spans = {
+        "picture": (info.video_start_seconds, info.video_end_seconds),
+        "sound": (info.audio_start_seconds, info.audio_end_seconds),
+    }
+    if only is not None:
+        del spans["sound" if only == "video" else "picture"]
+    got = (f"{name} {in_seconds(first)} to {in_seconds(last)} s" for name, (first, last) in spans.items())
     raise DataError(
-        f"{path}: want {in_seconds(end - start)} s of picture and sound from {in_seconds(start)} s on, got "
-        f"picture {in_seconds(info.video_start_seconds)} to {in_seconds(info.video_end_seconds)} s, "
-        f"sound {in_seconds(info.audio_start_seconds)} to {in_seconds(info.audio_end_seconds)} s"
+        f"{path}: want {in_seconds(end - start)} s of {' and '.join(spans)} from {in_seconds(start)} s on, "
+        f"got {', '.join(got)}"
     )
 
 
@@ -137,6 +143,7 @@ def read_clip(
     start_seconds: Fraction | float | None = None,
     resize: Resize = "crop",
     channel: Channel = "mean",
+    only: Only = None,
 ) -> Clip:
     """Read one segment of a media file as a clip of `spec`'s sizes and rates.
 
@@ -148,22 +155,29 @@ def read_clip(
         path: any container and codecs that FFmpeg reads.
         spec: sizes and rates of the clip.
         start_seconds: start of the segment on the container's time line; None is the first instant that has
-            both picture and sound (0 in most files; 0.069 where the first frame is stamped 69 ms).
+            both picture and sound (0 in most files; 0.069 where the first frame is stamped 69 ms), or `only`
+            the one asked for.
         resize: ``crop`` (centre, antialiased) or ``mmdiffusion`` (whole picture, bicubic, black borders).
         channel: ``mean`` of the channels or the ``first``.
+        only: the stream that is wanted, ``video`` or ``audio``: the file need have no other, and the clip is
+            silent or black. None: both.
 
     Returns:
         The clip, named after the file. Decoded peaks above 1 (AAC overshoots) are kept.
 
     Raises:
-        DataError: missing, damaged as far as FFmpeg notices, not media, no video stream, no audio stream, or
-            one of them does not cover the segment.
+        DataError: missing, damaged as far as FFmpeg notices, not media, a wanted stream is not there or does
+            not cover the segment.
     """
     path = Path(path)
     with open_media(path) as container:
-        info = describe(container, path)
+        info = describe(container, path, only)
         start = info.start_seconds if start_seconds is None else as_fraction(start_seconds)
-        _require_cover(info, start, start + spec.num_frames / spec.fps, path)
-        frames = _read_frames(container, info, spec, start, resize, path)
-    wave = read_wave(path, start, spec.num_samples, spec.sample_rate, channel)
-    return Clip(frames, torch.from_numpy(wave), spec.fps, spec.sample_rate, name=path.name)
+        _require_cover(info, start, start + spec.num_frames / spec.fps, path, only)
+        frames = torch.zeros(spec.num_frames, 3, spec.height, spec.width, dtype=torch.uint8)
+        if only != "audio":
+            frames = _read_frames(container, info, spec, start, resize, path)
+    wave = torch.zeros(spec.num_samples)
+    if only != "video":
+        wave = torch.from_numpy(read_wave(path, start, spec.num_samples, spec.sample_rate, channel))
+    return Clip(frames, wave, spec.fps, spec.sample_rate, name=path.name)

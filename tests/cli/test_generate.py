@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from media_files import burst, burst_time, flat, write_media
 from nano import nano
 
 from pavdit.cli import main as cli
@@ -245,4 +246,21 @@ def test_silence_and_short_clips_are_refused(generate, tmp_path) -> None:
     assert (code, files) == (
         3,
         [],
-    ) and "want 0.4 s of picture and sound from 0 s on" in line
+    ) and "want 0.4 s of picture from 0 s on, got picture 0 to 0.2 s" in line
+
+
+def test_a_sound_file_and_a_mute_film_can_be_given(generate, tmp_path) -> None:
+    sound, film = tmp_path / "sound.wav", tmp_path / "film.mp4"
+    write_media(sound, sound=burst(0.5, 0.1, 16000), audio_codec="pcm_s16le")
+    write_media(film, pictures=flat([0, 90, 180, 250], 16, 16))
+    for stream, path in (("audio", sound), ("video", film)):
+        code, line, files = generate(f"--{stream}", path, "-o", tmp_path / "out" / f"{stream}.mp4")
+        assert code == 0 and f"{stream}.mp4" in files, line
+    assert (
+        abs(burst_time(read_clip(tmp_path / "out" / "audio.mp4", nano().clip).wave.numpy(), 16000) - 0.1)
+        < 0.002
+    )
+    levels = read_clip(tmp_path / "out" / "video.mp4", nano().clip).frames.float().mean(dim=(1, 2, 3))
+    assert (levels - torch.tensor([0.0, 90, 180, 250])).abs().max() < 6
+    code, line, _ = generate("--video", sound)
+    assert (code, line) == (3, f"pavdit generate: {sound}: want a video stream, got none")
