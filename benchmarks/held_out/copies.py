@@ -11,7 +11,7 @@ from benchmarks.held_out.parts import SAMPLE_SEED, HeldOut, Outcome
 from benchmarks.held_out.scores import Row
 
 SAMPLES = 200
-"""Whose nearest training clip is looked for; beside them as many training clips through the autoencoder."""
+"""At most, whose nearest training clip is looked for; as many training clips go through the autoencoder."""
 SHARES = {"least": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "most": 1.0}
 
 
@@ -32,7 +32,7 @@ def copies(held_out: HeldOut) -> Outcome:
     space = Space(true, source.spec.num_frames, pipe.runtime.device)
     samples = Nearest(space, host.features(held_out.samples()[:SAMPLES]))
     strangers = Nearest(space, true)
-    some = np.unique(np.linspace(0, trained - 1, min(SAMPLES, trained)).astype(int))
+    some = np.unique(np.linspace(0, trained - 1, len(samples.distance)).astype(int))
     originals = [one.clip for one in host.true_clips(source, some)]
     again, _ = reconstruct(pipe, originals)
     places = [space.place(host.features(clips)) for clips in (originals, again)]

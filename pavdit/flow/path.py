@@ -27,21 +27,22 @@ def draw_noise(
 
     Args:
         shape: of one clip's latent, ``(C, G, rows, columns)``.
-        generators: CPU generators, one for each clip.
+        generators: one for each clip, all of one device; those of a CPU give the same numbers everywhere.
         prior: the distribution.
 
     Returns:
-        ``(B, C, G, rows, columns)`` float32 on the CPU.
+        ``(B, C, G, rows, columns)`` float32 on the generators' device.
     """
     return torch.stack([_draw(tuple(shape), generator, prior) for generator in generators])
 
 
 def _draw(shape: tuple[int, ...], generator: torch.Generator, prior: Prior) -> Tensor:
     if prior == "normal":
-        return torch.randn(shape, generator=generator)
+        return torch.randn(shape, generator=generator, device=generator.device)
     if prior != "truncated_normal":
         raise ValueError(f"draw_noise: want prior truncated_normal or normal, got {prior!r}")
-    uniform = 2.0 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1.0
+    draw = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64)
+    uniform = 2.0 * draw - 1.0
     mass = math.erf(1.0 / math.sqrt(2.0))  # of N(0, 1) inside [-1, 1]
     normal = math.sqrt(2.0) * torch.erfinv(mass * uniform)
     return normal.to(torch.float32).clamp(-1.0, 1.0)

@@ -84,8 +84,15 @@ class Draws:
             self.step,
         )
 
-    def noise(self, shape: tuple[int, ...], flow: FlowConfig) -> Tensor:
-        """``(B, *shape)``: the rows of a part out of a draw for the whole update, which is one pass of the
-        generator instead of one a sample."""
-        whole = draw_noise((self.total, *shape), [step_generator(self.seed, self.step, _NOISE)], flow.prior)
-        return whole[0, self.number]
+    def noise(self, shape: tuple[int, ...], flow: FlowConfig, device: torch.device) -> Tensor:
+        """``(B, *shape)`` on the device, drawn there: other numbers on another kind of device.
+
+        The rows of a part out of a draw for the whole update, which is one pass of the generator instead of
+        one a sample.
+        """
+        random = step_generator(self.seed, self.step, _NOISE)
+        if device.type != "cpu":
+            random = torch.Generator(device).manual_seed(random.initial_seed())
+        [whole] = draw_noise((self.total, *shape), [random], flow.prior)
+        first, last = int(self.number[0]), int(self.number[-1])
+        return whole[first : last + 1]

@@ -65,7 +65,7 @@ class VelocityMatching:
             self._put(latents.read(clips, ["joint"] * len(clips), flips)),
             self._put(latents.read(clips, ["alone"] * len(clips), flips)),
         )
-        noise = self._put(draws.noise(tuple(data.shape[1:]), self.config.flow))
+        noise = draws.noise(tuple(data.shape[1:]), self.config.flow, self.device)
         point = interpolate(noise, data, self._put(times[:, None, frame]))
         # given planes are the data to the bit
         point = torch.where(self._put(_spread(given[:, frame])), data, point)

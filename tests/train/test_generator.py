@@ -63,7 +63,13 @@ def error_of(tmp_path):
         stage.model.stdit = spy
         loss = stage._error(stage.model, stage.train, draws)
         joint, alone = (latents_of(stage, way, clips) for way in ("joint", "alone"))
-        return loss, spy.seen, joint, alone, draws.noise(tuple(joint.shape[1:]), stage.config.model.flow)
+        return (
+            loss,
+            spy.seen,
+            joint,
+            alone,
+            draws.noise(tuple(joint.shape[1:]), stage.config.model.flow, joint.device),
+        )
 
     return call
 
