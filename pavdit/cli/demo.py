@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "bounce-64"
 NUM_CLIPS = 4
-UNSEEN_CLIPS = 100
+UNSEEN_CLIPS = 400
 STREAMS = ("video", "audio")
 
 
@@ -95,10 +95,11 @@ def unseen_clips(pipeline: Pipeline) -> list[tuple[Clip, str]]:
     clips = BounceClips(UNSEEN_CLIPS, pipeline.config.clip, data.seed + 1, data.scenes)
     chosen: dict[str, int] = {}
     materials: set[str] = set()
-    for i in range(len(clips)):
-        material, _, action = clips.record(i).label.partition("_")
-        is_new = material not in materials or len(materials) == len(MATERIALS)
-        if action not in chosen and not action.startswith("and_") and is_new:
+    for i, scene in enumerate(map(clips.scene, range(len(clips)))):
+        material, _, action = scene.label.partition("_")
+        is_one_sentence = scene.caption.startswith("a ") and "_" not in action
+        is_new = action not in chosen and (material not in materials or len(materials) == len(MATERIALS))
+        if is_one_sentence and is_new and scene.events():  # a clip of a blink may have none
             chosen[action] = i
             materials.add(material)
     return [(clip, clip.label if by_class else clip.caption) for clip in map(clips.read, chosen.values())]

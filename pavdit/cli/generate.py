@@ -172,12 +172,14 @@ def wanted_clips(arguments: argparse.Namespace) -> list[Wanted]:
         raise ValueError(f"--n: want at least 1 clip, got {n}")
     if file is not None and prompt is not None:
         raise ValueError(f"--prompts: want a file or one prompt, got both {file} and {prompt!r}")
+    given: Path | None = arguments.video or arguments.audio
     clips = []
     for row in [Row(prompt)] if file is None else read_prompts(file):
         first = arguments.seed if row.seed is None else row.seed
         for seed in range(first, first + n):
             named = bool(row.name) and n == 1
-            stem = row.name if named else stem_of(row.name or row.prompt, seed)
+            about = row.name or row.prompt or (given.stem if given else "")
+            stem = row.name if named else stem_of(about, seed)
             clips.append(Wanted(row.prompt, seed, stem))
     return clips
 

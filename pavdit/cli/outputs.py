@@ -16,7 +16,7 @@ from pavdit.media import probe, read_clip
 from pavdit.media.picture import write_png
 from pavdit.provenance import is_same_clip
 
-PROMPT_LETTERS = 48
+LETTERS = 48
 """Of a prompt in a file's name."""
 SHEET_CLIPS = 16
 """On a contact sheet."""
@@ -60,9 +60,11 @@ def require_output(output: Path, num_clips: int) -> None:
         raise OSError(f"-o {output}: want a folder to write into, got {there}: {error.strerror}") from error
 
 
-def stem_of(prompt: str | None, seed: int) -> str:
-    """What a clip's file is called: its prompt's words and its seed."""
-    words = re.sub(r"\W+", "-", (prompt or "").lower()).strip("-")[:PROMPT_LETTERS].strip("-")
+def stem_of(about: str, seed: int) -> str:
+    """What a clip's file is called: the words of its prompt, as far as there is room, and its seed."""
+    words = re.sub(r"\W+", "-", about.lower()).strip("-")
+    if len(words) > LETTERS:
+        words = words[: LETTERS + 1].rpartition("-")[0] or words[:LETTERS]
     return f"{words}-seed-{seed:04d}".removeprefix("-")
 
 

@@ -15,6 +15,7 @@ from nano import nano
 
 from pavdit.cli import main as cli
 from pavdit.cli.given import what_was_read
+from pavdit.cli.outputs import stem_of
 from pavdit.clip import ClipSpec
 from pavdit.data.bounce import BounceClips
 from pavdit.media import probe, read_clip, write_clip
@@ -187,10 +188,15 @@ def test_another_clip_is_never_overwritten(generate, monkeypatch, tmp_path) -> N
     assert output.stat() == before and steps.sizes == []
 
 
-def test_without_an_output_clips_go_to_out(generate, monkeypatch, tmp_path) -> None:
+def test_files_are_called_after_their_prompts_and_go_to_out(generate, monkeypatch, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
     code, line, files = generate("a video of wood_wall", "-o", "out")
     assert (code, files) == (0, ["a-video-of-wood_wall-seed-0000.mp4"])
+    assert (
+        stem_of(f"Ein Ball, {'ganz ' * 9}rot", 12345)
+        == "ein-ball-ganz-ganz-ganz-ganz-ganz-ganz-ganz-ganz-seed-12345"
+    )
+    assert (stem_of("é" * 60, 1), stem_of("", 1)) == (f"{'é' * 48}-seed-0001", "seed-0001")
     assert cli.build_parser().parse_args(["generate"]).output == Path("out")
 
 

@@ -26,13 +26,22 @@ def pavdit(capsys, monkeypatch, tmp_path):
     return call
 
 
+@pytest.fixture(scope="module")
+def folder(nano_generator_run, tmp_path_factory):
+    """Two clips with sound for a picture, by awkward options, and the picture."""
+    folder = tmp_path_factory.mktemp("made")
+    write_clip(BounceClips(1, nano().clip)[0], folder / "given.mp4")
+    options = "--n 2 --steps 3 --guidance 1.234567891 --guidance-interval 0.00001 0.9 --video given.mp4 -o o"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["generate", "wood_wall", "--checkpoint", str(nano_generator_run), *options.split()]) == 0
+    return folder
+
+
 @pytest.fixture
-def made(pavdit, nano_generator_run, tmp_path):
-    """The second of two clips, with sound for a picture, by awkward options."""
-    write_clip(BounceClips(1, nano().clip)[0], tmp_path / "given.mp4")
-    options = ("--n", 2, "--steps", 3, "--guidance", 1.234567891, "--guidance-interval", 0.00001, 0.9)
-    command = ("generate", "wood_wall", "--checkpoint", nano_generator_run, "--video", "given.mp4", *options)
-    assert pavdit(*command, "-o", "o")[0] == 0
+def made(pavdit, folder, tmp_path):
+    """The second of the two clips, in the working directory of `pavdit`."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     return tmp_path / "o" / "wood_wall-seed-0001.mp4"
 
 
