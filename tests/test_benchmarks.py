@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,8 +16,9 @@ import torch
 from nano import nano
 
 from benchmarks import ablations, batch_sweep, bounce, sampler, training
+from benchmarks.held_out import parts
 from benchmarks.held_out.near import Nearest, Space, features
-from benchmarks.held_out.observe import Observed
+from benchmarks.held_out.observe import Host, Observed, Source
 from benchmarks.held_out.scores import ATTRIBUTES, obeys
 from pavdit.clip import ClipSpec
 from pavdit.data.bounce import BounceClips
@@ -141,6 +142,22 @@ def test_held_out_clips_are_measured_by_every_part(
     assert facts["parts"]["copies"]["compared"] == 4  # of six clips two are held out
     assert bounce.main([*arguments, "--seconds", "0", "--parts", "t2av", "--json", str(found)]) == 0
     assert json.loads(found.read_text())["parts"] == {"t2av": {"left_out": "0 s were over"}}
+
+
+def test_true_clips_pass_as_made_and_others_as_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, host = ClipSpec(num_frames=16, height=32, width=32), Host()
+    pipe = SimpleNamespace(generator=None)
+    held_out = parts.HeldOut(pipe, {}, host, Source(spec, "all", 5), 16, lambda: 1.0)
+    for made, other in ((held_out.clips, False), ([held_out.clips[-1], *held_out.clips[:-1]], True)):
+        monkeypatch.setattr(parts, "generate", lambda *arguments, made=made: made)
+        held_out._samples.clear()
+        rows = [row for task in (held_out.t2av, held_out.v2a, held_out.a2v) for row in task()[0]]
+        if not other:
+            assert len(rows) > 40 and all(row.made == row.true for row in rows)
+            continue
+        apart = [r for r in rows if ("given" in r.name and r.name.endswith("F1")) or "all" in r.name]
+        assert len(apart) >= 8 and all(row.made < 0.7 * row.true for row in apart)
+    host.close()
 
 
 def test_obedience_is_judged_by_object() -> None:

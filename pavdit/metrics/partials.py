@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import numpy as np
 
-WINDOW_SECONDS = 0.064
+WINDOW_SECONDS = 0.096
 STEP_SECONDS = 0.016
 SKIPPED_SECONDS = 0.004
 """After an onset, of its click, which has no pitch."""
-LONGEST_SECONDS = 0.25
+LONGEST_SECONDS = 0.5
 LOWEST_HZ, HIGHEST_HZ = 110.0, 3200.0
 SMOOTH_SHARE = 0.06
 """Of a frequency: partials of noise are as wide."""
