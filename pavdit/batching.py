@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Literal, TypeVar
 
 import torch
@@ -75,13 +76,25 @@ def requests_for(
         lengths[one] = 0 if one is None else text.encode([one]).lengths[0]
     buckets = {one: bucket_of(length, max_length) if length else 0 for one, length in lengths.items()}
     each = [one for one in prompts for _ in range(n)]
-    seeds = range(seed, seed + len(each)) if isinstance(seed, int) else list(seed)
-    if len(seeds) != len(each):
-        raise ValueError(f"seed: want one, or one for each of {len(each)} clips, got {len(seeds)}")
     return [
         Request(i, one, own, buckets[one], lengths[one] < buckets[one])
-        for i, (one, own) in enumerate(zip(each, seeds, strict=True))
+        for i, (one, own) in enumerate(zip(each, _seeds(seed, len(each)), strict=True))
     ]
+
+
+def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
+    try:
+        if isinstance(seed, Iterable):
+            seeds = [index(one) for one in seed]
+        else:
+            seeds = [index(seed) + i for i in range(count)]
+    except TypeError:
+        raise TypeError(f"seed: want a whole number, or one for each clip, got {seed!r}") from None
+    if len(seeds) != count:
+        raise ValueError(f"seed: want one, or one for each of {count} clips, got {len(seeds)}")
+    if not 0 <= min(seeds) <= max(seeds) < 2**63:
+        raise ValueError(f"seed: want numbers from 0 to 2^63 - 1, got {min(seeds)} to {max(seeds)}")
+    return seeds
 
 
 def plan(requests: Sequence[Request], size: int) -> list[list[Request]]:

@@ -73,6 +73,12 @@ class Recipe:
     batch: int
     given: Origin | None
 
+    def settings_on(self, device: str) -> Settings:
+        """How the models run again; on another kind of device without what suited only the first."""
+        if device == self.device:
+            return self.settings
+        return {key: self.settings[key] for key in ("dtype", "fp8", "absorbed")}  # type: ignore[return-value,literal-required]
+
     @classmethod
     def of(cls, facts: Mapping[str, str]) -> Recipe:
         """Read the metadata of a file.

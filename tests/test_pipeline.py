@@ -228,6 +228,7 @@ def test_a_saved_clip_reads_back_and_says_where_it_came_from(pipeline, tmp_path)
         ({"batch_size": 0}, "batch_size: want at least 1 or auto, got 0"),
         ({"prompt": " "}, "prompt: want text, or none at all for no condition, got ' '"),
         ({"n": 3, "seed": [1, 2]}, "seed: want one, or one for each of 3 clips, got 2"),
+        ({"seed": -1}, r"seed: want numbers from 0 to 2\^63 - 1, got -1 to -1"),
         ({"audio": "silence"}, r"audio silence: want sound to make a picture for, got silence \(nothing abo"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

@@ -47,6 +47,7 @@ def report() -> dict[str, Any]:
     from pavdit.ops import _library
     from pavdit.ops.scaled_linear import fp8_missing
     from pavdit.runtime import Runtime
+    from pavdit.weights import bundled_names
 
     importlib.import_module("pavdit.ops")  # defines every op
     try:
@@ -58,6 +59,7 @@ def report() -> dict[str, Any]:
     runtime, flash = Runtime.choose("cuda" if gpus else "cpu"), find_flash()
     return {
         "pavdit": own,
+        "weights": ", ".join(bundled_names()) or "none bundled",
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "cpu": f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",

@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pavdit.pipeline import Pipeline
     from pavdit.progress import progress
     from pavdit.tasks import GIVEN
+    from pavdit.train.models import choose_device
 
     path, output = arguments.file, arguments.output
     if output is not None:
@@ -44,11 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
         require_output(output, 1)
     recipe = recipe_of(path)
     given_path = find_given(recipe, path, {s: getattr(arguments, s) for s in ("video", "audio")})
+    device = choose_device(arguments.device)
     pipeline = Pipeline.from_pretrained(
         find_checkpoint(recipe, path, arguments.checkpoint),
-        arguments.device,
+        str(device),
         arguments.text_path,
-        **recipe.settings,
+        **recipe.settings_on(device.type),
     )
     given: dict[str, Any] = {}
     if given_path is not None and recipe.given is not None:
@@ -73,8 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
         found = difference(read_clip(path, spec), read_clip(target, spec))
     if output is not None:
         print(output)
-    here = pipeline.runtime.device.type
-    elsewhere = "" if here == recipe.device else f"; it was made on {recipe.device}, here on {here}"
+    here, there = device.type, recipe.device
+    elsewhere = "" if here == there else f"; it was made on {there}, here on {here}"
     print(f"{path}: made again, {found or 'frames and sound are the same'}{elsewhere}")
     return OK
 

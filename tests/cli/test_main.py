@@ -169,7 +169,7 @@ def test_generate_one_sound_for_a_video(pavdit, tmp_path, clip_path, nano_genera
 def test_doctor_lists_every_op(pavdit):
     code, out, _ = pavdit("doctor", "--json")
     facts = json.loads(out)
-    of_machine = {"pavdit", "python", "torch", "cpu", "cuda", "av"}
+    of_machine = {"pavdit", "weights", "python", "torch", "cpu", "cuda", "av"}
     of_pipeline = {"graph", "compile", "cache", "attention", "flash", "fp8"}
     assert code == 0 and facts.keys() == of_machine | of_pipeline | {"ops"}
     assert {(op["op"], op["device"]) for op in facts["ops"]} == {(s.op, s.device) for s in report()}

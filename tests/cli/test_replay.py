@@ -8,7 +8,7 @@ from nano import nano
 
 from pavdit.cli.main import main
 from pavdit.data.bounce import BounceClips
-from pavdit.media import probe, write_clip
+from pavdit.media import probe, read_clip, write_clip
 from pavdit.train.checkpoint import open_checkpoint
 from pavdit.train.export import export
 
@@ -63,6 +63,13 @@ def test_a_file_that_was_changed_is_told_from_the_clip(pavdit, made, nano_genera
     code, said = pavdit("replay", made)
     assert code == 0 and said.startswith(f"{made}: made again, frames differ by at most ")
     assert "dB PSNR), sound differs by at most " in said
+
+
+def test_a_clip_of_another_kind_of_device_is_made_as_this_one_can(pavdit, made):
+    there = {"device": "cuda", "attention": "flash", "compile": "on"}
+    write_clip(read_clip(made, nano().clip), made, metadata=probe(made).metadata | there)
+    code, said = pavdit("replay", made)
+    assert code == 0 and said.endswith("; it was made on cuda, here on cpu")
 
 
 def test_what_was_given_is_found_beside_the_clip_or_named(pavdit, made, tmp_path):
