@@ -54,21 +54,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", required=True, type=Path, help="checkpoint or run directory")
+    parser.add_argument("--checkpoint", required=True, help="run directory, checkpoint or bundled weights")
     parser.add_argument("--clips", type=int, default=500, help="held-out clips (default: 500)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=tuple(PARTS))
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no part after so many")
     parser.add_argument("--steps", type=int, help="of the sampler (default: as configured)")
     parser.add_argument("--guidance", type=float, help="(default: as configured)")
-    parser.add_argument("--no-graph", action="store_true", help="without CUDA graphs")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     options = parser.parse_args(argv)
     if options.clips < 2:
         parser.error(f"--clips: want at least 2, got {options.clips}")
     host = Host()  # before anything runs on a device
     try:
-        pipe = opened(options.checkpoint, options.device, options.no_graph, options.parts)
+        pipe = opened(options.checkpoint, options.device, options.parts)
     except (ConfigError, DataError, ValueError) as error:
         parser.error(str(error))
 
@@ -110,15 +109,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(any("failed" in part for part in parts.values()))
 
 
-def opened(path: Path, device: str, no_graph: bool, parts: Sequence[str]) -> Pipeline:
+def opened(path: str, device: str, parts: Sequence[str]) -> Pipeline:
     """The weights, if they have what the parts need.
 
     Raises:
         ConfigError: they do not, or were not trained on `bounce`.
         DataError: there are none.
     """
-    graph = False if no_graph else None
-    pipe = Pipeline.from_pretrained(path, device, compile=False, graph=graph)  # compiling costs a minute
+    # large batches hardly wait for launches, and neither a graph nor compiled code is paid back here
+    pipe = Pipeline.from_pretrained(path, device, compile=False, graph=False)
     if pipe.data is None or pipe.data.kind != "bounce" or pipe.data.seed == DATA_SEED:
         raise ConfigError(
             f"{path}: want weights of `bounce` and another seed than {DATA_SEED}, got {pipe.data}"
@@ -137,13 +136,13 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def described(pipe: Pipeline, path: Path, choices: Choices) -> dict[str, object]:
+def described(pipe: Pipeline, path: str, choices: Choices) -> dict[str, object]:
     """What every number needs beside it."""
     sampling = SamplingOptions.of(pipe.config.flow, "t2av", choices).described()
     data = pipe.data
     assert data is not None  # noqa: S101 - `opened` looked
     trained = {"training_seed": data.seed, "training_clips": data.num_clips, "scenes": data.scenes}
-    run = {"checkpoint": str(path), "model": pipe.model_hash, "preset": pipe.config.name}
+    run = {"checkpoint": path, "model": pipe.model_hash, "preset": pipe.config.name}
     return (
         header(pipe.runtime.device.type)
         | run
