@@ -68,3 +68,15 @@ def test_sdist_and_wheel_carry_them(tmp_path):
     with tarfile.open(sdist) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
     assert want | {"CMakeLists.txt", "csrc/include/checks.h"} <= names
+
+
+@pytest.mark.parametrize("name", weights.bundled_names())
+def test_what_is_bundled_is_whole_small_and_understands_the_readme(name):
+    saved = open_checkpoint(weights.find_weights(name))
+    sizes = [record.size for file, record in saved.files.items() if file.endswith(".safetensors")]
+    assert max(sizes) <= 16e6 and sum(sizes) <= 32e6
+    assert (saved.path / "README.md").stat().st_size > 500, "a model card"
+    pipeline = Pipeline.from_pretrained(name, device="cpu")
+    for prompt in ("a glass ball hits the wall", "a small metal ball bounces on the floor"):
+        [facts] = pipeline.provenance(prompt, seed=1)
+        assert (facts["model"], facts["checkpoint"]) == (saved.model_hash, name)
