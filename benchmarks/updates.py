@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from benchmarks.counting import now
 from pavdit.config import ModelConfig, RunConfig
 from pavdit.data.bounce import BounceClips
 from pavdit.data.latent_cache import LatentSet
-from pavdit.data.shards import Shards, content_key
+from pavdit.data.shards import Rows, Shards, content_key
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.attention import CrossStreamAttention, PlaneSelfAttention
 from pavdit.mdsa.autoencoder import MDSA
@@ -62,15 +62,14 @@ def random_latents(config: ModelConfig, count: int, folder: Path) -> LatentSet:
     shape = (config.mdsa.latent_channels, layout.num_frames, layout.rows, layout.columns)
     random, keys = torch.Generator().manual_seed(0), tuple(content_key(str(i)) for i in range(count))
 
-    def rows(places: Sequence[int]) -> Iterator[tuple[int, Mapping[str, Tensor]]]:
-        for place in places:
-            yield (
-                place,
-                {way: torch.randn(shape, generator=random).tanh() for way in ("joint", "alone")},
-            )
+    def row() -> dict[str, Tensor]:
+        return {way: torch.randn(shape, generator=random).tanh() for way in ("joint", "alone")}
+
+    def encode(missing: Sequence[Sequence[int]]) -> Iterator[Rows]:
+        yield from (((place, row()) for place in places) for places in missing)
 
     shards = Shards(folder)
-    shards.fill(keys, rows, say=print, progress=lambda done, total: None)
+    shards.fill(keys, encode, say=print, progress=lambda done, total: None)
     return LatentSet(shards, keys, (), ("benchmark",) * count, ("",) * count, keys)
 
 
