@@ -12,8 +12,8 @@ SKIPPED_SECONDS = 0.004
 """After an onset, of its click, which has no pitch."""
 LONGEST_SECONDS = 0.5
 LOWEST_HZ, HIGHEST_HZ = 110.0, 3200.0
-SMOOTH_SHARE = 0.06
-"""Of a frequency: partials of noise are as wide."""
+SMOOTH_SHARE = 0.15
+"""Of a frequency: the partials of what rolls or slides are bands of noise as wide."""
 N_FFT_SECONDS = 0.256
 
 
