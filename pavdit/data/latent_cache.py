@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,15 +16,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 import pavdit
 from pavdit.audio.mel import mel_images
-from pavdit.clip import Clip, ClipSpec, DataError, frames_to_volume
+from pavdit.clip import DataError, frames_to_volume
 from pavdit.config import ModelConfig
 from pavdit.data.clips import Clips
 from pavdit.data.digests import FileDigests
-from pavdit.data.loader import single_threaded
+from pavdit.data.read_ahead import ClipBatch, read_ahead
 from pavdit.data.shards import ALL, Rows, Shards, Share, content_key
 from pavdit.files import tensors_record
 from pavdit.latents import PlaneLayout
@@ -33,11 +31,6 @@ from pavdit.mdsa.autoencoder import MDSA
 
 ENCODING_BATCH = 16, 64
 """On a CPU and on a GPU."""
-DECODING_THREADS = 4
-READ_AHEAD = 4
-"""Clips of each process."""
-WORTH_A_PROCESS = 16
-"""Clips; starting it takes seconds."""
 
 READING_CODE = ("clip.py", "media", "audio", "data/bounce")
 """Sources between a file and what MDSA sees; latents made by other code are not found."""
@@ -116,20 +109,6 @@ class LatentSet:
         ]
         rows = [self.shards.row(key)[way] for key, way in zip(keys, ways, strict=True)]
         return torch.stack(rows).float()
-
-
-class _Reader(Dataset[Clip | DataError]):
-    """Clips by their places in a set, which is there twice (again mirrored); errors are for the one who uses
-    them."""
-
-    def __init__(self, clips: Clips, spec: ClipSpec) -> None:
-        self.clips, self.spec = clips, spec
-
-    def __getitem__(self, place: int) -> Clip | DataError:
-        try:
-            return self.clips.read(place % len(self.clips)).require(self.spec)
-        except DataError as error:
-            return error
 
 
 class LatentCache:
@@ -232,63 +211,33 @@ class LatentCache:
         shards: Sequence[Sequence[int]],
     ) -> Iterator[Rows]:
         """Encode the clips of these places in `_keys`, shard by shard; others read ahead."""
-        places = [place for shard in shards for place in shard]
-        source = _Reader(clips, self.config.clip)
-        if num_workers and len(places) > WORTH_A_PROCESS * num_workers:
-            loader = DataLoader(
-                source,
-                batch_size=None,
-                sampler=places,
-                num_workers=num_workers,
-                prefetch_factor=READ_AHEAD,
-                multiprocessing_context="spawn",  # forked threads of torch and FFmpeg can hang
-            )
-            # a new loader draws from the global generator
-            with single_threaded(), torch.random.fork_rng(devices=[]):
-                decoded = iter(loader)
-            for shard in shards:
-                yield self._rows(clips, say, shard, decoded)
-        else:
-            with ThreadPoolExecutor(DECODING_THREADS) as pool:
-                for shard in shards:
-                    yield self._rows(clips, say, shard, pool.map(source.__getitem__, shard))
-
-    def _rows(
-        self,
-        clips: Clips,
-        say: Callable[[str], None],
-        places: Sequence[int],
-        decoded: Iterator[Clip | DataError],
-    ) -> Rows:
         size = ENCODING_BATCH[self.device.type == "cuda"]
-        for first in range(0, len(places), size):
-            batch = places[first : first + size]
-            read_clips = list(zip(batch, decoded, strict=False))
-            good = [(place, clip) for place, clip in read_clips if isinstance(clip, Clip)]
-            for error in (result for _, result in read_clips if isinstance(result, DataError)):
+        for batches in read_ahead(clips, self.config.clip, shards, size, num_workers):
+            yield self._rows(clips, say, batches)
+
+    def _rows(self, clips: Clips, say: Callable[[str], None], batches: Iterator[ClipBatch]) -> Rows:
+        for read in batches:
+            for error in read.errors:
                 if not clips.skips_damaged:
                     raise error
                 say(f"left out: {error}")
-            flips = torch.tensor([place >= len(clips) for place, _ in good])
-            if good:
-                yield from zip(
-                    [place for place, _ in good], self._encode([c for _, c in good], flips), strict=True
-                )
+            if read.places:
+                flips = torch.tensor([place >= len(clips) for place in read.places])
+                yield from zip(read.places, self._encode(read.frames, read.wave, flips), strict=True)
 
     @torch.no_grad()
-    def _encode(self, clips: list[Clip], flips: Tensor) -> list[dict[str, Tensor]]:
+    def _encode(self, frames: Tensor, wave: Tensor, flips: Tensor) -> list[dict[str, Tensor]]:
         flips = flips.to(self.device).view(-1, 1, 1, 1, 1)
-        video = frames_to_volume(torch.stack([clip.frames for clip in clips]).to(self.device))
+        video = frames_to_volume(frames.to(self.device))
         video = torch.where(flips, video.flip(-1), video)
-        wave = torch.stack([clip.wave for clip in clips]).to(self.device)
-        mel = mel_images(wave, self.config.clip, self.config.mel)
+        mel = mel_images(wave.to(self.device), self.config.clip, self.config.mel)
         both = {
             way: self.layout.stack(video.mode(), audio.mode()).to(self.dtype).cpu()
             for way, (video, audio) in zip(
                 ("joint", "alone"), self.mdsa.encode_both_ways(video, mel), strict=True
             )
         }
-        return [{way: latent[i] for way, latent in both.items()} for i in range(len(clips))]
+        return [{way: latent[i] for way, latent in both.items()} for i in range(len(frames))]
 
 
 @lru_cache(maxsize=1)
