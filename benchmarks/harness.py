@@ -113,8 +113,8 @@ def header(device: str = "cuda") -> dict[str, object]:
     facts: dict[str, object] = {
         "machine": machine(device),
         "torch": torch.__version__,
-        # a copy of the tree without its history is told
-        "commit": done.stdout.strip() or os.environ.get("PAVDIT_COMMIT") or "unknown",
+        # a copy of the tree may lack its history, or have an older one; it is told
+        "commit": os.environ.get("PAVDIT_COMMIT") or done.stdout.strip() or "unknown",
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),
     }

@@ -65,7 +65,10 @@ class TrainConfig(Model):
     run_dir: Path
     """Where checkpoints, the log and the resolved configuration go."""
     autoencoder: Path | None = None
-    """Checkpoint or run directory of the trained autoencoder, for `stage: generator`."""
+    """Checkpoint, run directory or bundled weights of the trained autoencoder, for `stage: generator`."""
+    initial: str | None = None
+    """Checkpoint, run directory or bundled weights whose averaged model this run begins with, for example an
+    exported one of another machine. Steps and the optimiser's moments begin anew, so want `warmup_steps`."""
     latent_cache: Path | None = None
     """Where the generator's clips lie encoded, for any number of runs; None: `latents` beside `run_dir`."""
     latent_dtype: Literal["float32", "float16"] = "float32"
@@ -140,6 +143,8 @@ class TrainConfig(Model):
             )
         if self.lpips_heads is not None and self.lpips_trunk is None:
             raise ValueError(f"train: want lpips_trunk beside lpips_heads, got {self.lpips_heads} alone")
+        if self.initial is not None and (self.first_stage is not None or self.sharded):
+            raise ValueError("train: want initial alone, got it beside first_stage or sharded")
         if self.sharded and self.stage != "generator":
             raise ValueError(f"train: want stage 'generator' for sharded, got {self.stage!r}")
         if self.batch_size % self.accumulate:

@@ -20,6 +20,7 @@ from pavdit.text import EncoderFiles, vocabulary_of
 from pavdit.train.checkpoint import architecture, open_checkpoint
 from pavdit.train.models import load_autoencoder
 from pavdit.train.ranks import on_all, rank_and_ranks
+from pavdit.weights import find_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def _encode_share(config: RunConfig, device: torch.device, console: Console, sha
         raise ConfigError(
             "data.segments: want first or all for stage 'generator', which encodes each clip once, got random"
         )
-    saved = open_checkpoint(config.train.autoencoder)
+    saved = open_checkpoint(find_weights(config.train.autoencoder))
     mdsa = load_autoencoder(saved, model).to(device)
     train, held_out = open_clips(data, model.clip)
     console.print(train.summary)

@@ -44,7 +44,8 @@ def fit(trainer: Trainer, console: Console | None = None) -> Outcome:
     outcome, clock = Outcome(trainer.step), trainer.seconds
     with stop_signals() as signalled, Log(train, console) as log:
         parameters = sum(p.numel() for p in stage.model.parameters())
-        origin = {"first_stage": trainer.first_stage} if trainer.first_stage else {}
+        origins = {"first_stage": trainer.first_stage, "initial": trainer.initial}
+        origin = {name: where for name, where in origins.items() if where}
         graph = trainer.graph.state
         log.event("start", trainer.step, parameters=parameters, graph=str(graph), **origin)
         window, agree = Window(), Agreement(trainer.seconds)

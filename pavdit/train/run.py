@@ -24,6 +24,7 @@ from pavdit.train.models import choose_device, with_dtype
 from pavdit.train.ranks import joined, on_first
 from pavdit.train.stage import Stage
 from pavdit.train.trainer import Trainer
+from pavdit.weights import find_weights
 
 
 def run_training(config: RunConfig, resume: str = "auto", console: Console | None = None) -> Outcome:
@@ -64,6 +65,9 @@ def run_training(config: RunConfig, resume: str = "auto", console: Console | Non
             console.print(f"resuming {saved.path} at step {saved.step}")
         elif config.train.first_stage is not None:
             trainer.begin_second_stage(checkpoints.open_checkpoint(config.train.first_stage))
+        elif config.train.initial is not None:
+            trainer.begin_with(checkpoints.open_checkpoint(find_weights(config.train.initial)))
+            console.print(f"beginning with {trainer.initial['path']}, moments anew")
         written = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         on_first(lambda: replace_with_text(run_dir / "config.yaml", written))  # not where the run was refused
         return fit(trainer, console)

@@ -80,6 +80,7 @@ class Trainer:
         step: updates done, refused ones too.
         seconds: time trained.
         first_stage: where a second stage began, its ``path`` and the hash of its ``model``; empty otherwise.
+        initial: the same of `begin_with`.
     """
 
     def __init__(self, config: RunConfig, stage: Stage, capture: Capture | None = None) -> None:
@@ -99,6 +100,7 @@ class Trainer:
         self.graph = GraphedUpdate(train, stage, self.parts, self.descents["model"], self.ema, capture)
         self.step, self.seconds = 0, 0.0
         self.first_stage: dict[str, str] = {}
+        self.initial: dict[str, str] = {}
         self.in_a_row, self.roll_backs, self.applied = 0, 0, False
         self.verdicts: deque[_Verdict] = deque()
 
@@ -203,6 +205,20 @@ class Trainer:
         self._load(saved, "model")
         self.first_stage = {"path": str(saved.path), "model": saved.model_hash}
 
+    def begin_with(self, saved: checkpoints.Checkpoint) -> None:
+        """Begin with the averaged model of any run of this architecture; steps and moments begin anew.
+
+        Raises:
+            CheckpointError: of another architecture.
+        """
+        stage = self.config.train.stage
+        checkpoints.require_architecture(saved, self.config.model, stage)
+        name = "ema" if saved.config.train.stage == stage else "autoencoder"
+        tensors = saved.tensors(name)
+        for model in (self.stage.model, self.ema.model):
+            checkpoints.load_weights(model, tensors, saved.path / f"{name}.safetensors")
+        self.initial = {"path": str(saved.path), "model": saved.model_hash}
+
     def restore(self, saved: checkpoints.Checkpoint) -> None:
         """Continue from a checkpoint.
 
@@ -223,6 +239,7 @@ class Trainer:
         self._load(saved, *self.descents)
         self.step, self.seconds = saved.step, saved.state["seconds"]
         self.first_stage = saved.state.get("first_stage", {})
+        self.initial = saved.state.get("initial", {})
 
     def _load(self, saved: checkpoints.Checkpoint, *names: str) -> None:
         if self.config.train.sharded != saved.config.train.sharded:
@@ -280,6 +297,7 @@ class Trainer:
             "seconds": self.seconds,
             "ema_updates": int(self.ema.num_updates.item()),
             "first_stage": self.first_stage,
+            "initial": self.initial,
         }
 
         def commit() -> None:
