@@ -23,7 +23,7 @@ from pavdit.metrics.networks import Network, fill, is_torchscript, load_script, 
 SIDE = 224
 NUM_CLASSES = 400
 Fit = Literal["crop", "whole"]
-"""How a picture becomes 224 x 224: `crop` scales the shorter side and cuts the centre, `whole` cuts nothing."""
+"""How a picture becomes 224 x 224: `crop` scales the shorter side and cuts the rest, `whole` scales both."""
 
 STEM: dict[str, tuple[int, int, int, int]] = {  # channels in and out, kernel, stride
     "Conv3d_1a_7x7": (3, 64, 7, 2),
