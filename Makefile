@@ -16,7 +16,7 @@ DEMO_STAMP := $(VENV)/.installed-demo
 WEIGHTS := $(wildcard pavdit/weights/*/manifest.json)
 BUILT := $(wildcard $(STAMP))
 
-.PHONY: demo test test-slow lint bench kernels-check sanitize gpu-check weights clean
+.PHONY: demo test test-slow lint bench kernels-check sanitize gpu-check gpu-weights weights clean
 
 demo: $(if $(BUILT),$(STAMP),$(if $(WEIGHTS),$(DEMO_STAMP),$(STAMP)))
 	$(PY) -m pavdit.cli.demo
@@ -54,6 +54,11 @@ sanitize: $(STAMP)
 # PART=tests, ops, sampler, training or sanitize (compute-sanitizer); the first three without PART.
 gpu-check:
 	$(ANY_PY) tools/gpu_check.py $(PART)
+
+# The same for the bundled weights, within SECONDS: FROM=bounce-64 goes on from those that are there.
+SECONDS ?= 520
+gpu-weights:
+	$(ANY_PY) tools/gpu_weights.py --seconds $(SECONDS) $(if $(FROM),--initial $(FROM))
 
 # The bundled weights anew, with nothing installed either: twelve minutes on an H100 with 16 cores, out of reach on a
 # CPU. Interrupted, the same command goes on. The result is measured and lies in out/.

@@ -17,6 +17,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +68,8 @@ TRAINING = (
     (*XL, "--batch", "2", "--rounds", "3"),
 )
 """Parts of 16 clips fit into 80 GB; the peer last, as above."""
+MOST_WORKERS = 14
+"""Processes that share the device; each takes half a gigabyte of it before its first test."""
 SANITIZERS = ("memcheck", "racecheck", "initcheck")
 SANITIZED_SECONDS = 480
 """For all sanitizers together; they slow a kernel down tenfold to a hundredfold."""
@@ -84,40 +87,38 @@ def device_or_exit() -> None:
         sys.exit(f"gpu-check: want a CUDA device, got none (torch {torch.__version__})")
 
 
-def pytest_command(selection: str, *more: str) -> list[str]:
-    """Run the selected tests of the ops."""
-    return [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-k",
-        selection,
-        "-p",
-        "no:cacheprovider",
-        *more,
-        "tests/ops",
-    ]
+def pytest_command(selection: str, *more: str, where: str = "tests/ops") -> list[str]:
+    """Run the selected tests."""
+    pytest = [sys.executable, "-m", "pytest", "-q", "-k", selection, "-p", "no:cacheprovider"]
+    return [*pytest, *more, where]
 
 
 def tests() -> bool:
-    """Run the CUDA tests of the ops with the native library required."""
+    """Run all CUDA tests with the native library required: side by side, then alone what fills the memory."""
     from benchmarks.harness import header, results_folder
 
     folder = results_folder()
-    report = folder / "gpu-tests.xml"
     begin = time.perf_counter()
-    command = pytest_command("cuda", f"--junitxml={report}")
-    code = subprocess.run(command, cwd=ROOT, env=os.environ | REQUIRED).returncode
-    suites = list(ET.parse(report).getroot().iter("testsuite")) if report.is_file() else []
-    counts = {
-        key: sum(int(s.get(key, 0)) for s in suites) for key in ("tests", "failures", "errors", "skipped")
-    }
-    report.unlink(missing_ok=True)
+    many = min(os.cpu_count() or 1, MOST_WORKERS)
+    workers = ("-n", str(many), "--dist", "worksteal") if find_spec("xdist") else ()
+    # without PyAV some files cannot be collected; those tests are counted as errors
+    more = (*workers, "--continue-on-collection-errors")
+    runs = (("cuda and not 31", *more), ("cuda and 31", "--continue-on-collection-errors"))
+    counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
+    good = True
+    for selection, *options in runs:
+        report = folder / "gpu-tests.xml"
+        command = pytest_command(selection, *options, "-rf", f"--junitxml={report}", where="tests")
+        threads = {"OMP_NUM_THREADS": "1"} if workers else {}
+        good &= subprocess.run(command, cwd=ROOT, env=os.environ | REQUIRED | threads).returncode == 0
+        for suite in ET.parse(report).getroot().iter("testsuite") if report.is_file() else ():
+            for key in counts:
+                counts[key] += int(suite.get(key, 0))
+        report.unlink(missing_ok=True)
     facts = {**header(), **counts, "seconds": round(time.perf_counter() - begin, 1)}
     (folder / "gpu-tests.json").write_text(json.dumps(facts, indent=1) + "\n")
     print("gpu-check tests:", *(f"{key} {value}" for key, value in counts.items()))
-    return code == 0 and counts["tests"] > counts["skipped"]
+    return good and counts["tests"] > counts["skipped"]
 
 
 def ops() -> bool:
