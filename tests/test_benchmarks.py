@@ -17,13 +17,13 @@ from nano import nano
 
 from benchmarks import ablations, batch_sweep, bounce, sampler, training
 from benchmarks.held_out import parts
-from benchmarks.held_out.near import Nearest, Space, features
 from benchmarks.held_out.observe import Host, Observed, Source
 from benchmarks.held_out.scores import ATTRIBUTES, obeys
 from pavdit.clip import ClipSpec
 from pavdit.data.bounce import BounceClips
 from pavdit.data.bounce.recognise import Seen
 from pavdit.metrics.event_sync import Detected
+from pavdit.metrics.nearest import Nearest, Space, features
 from pavdit.train.checkpoint import open_checkpoint
 
 ROOT = Path(__file__).parent.parent

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from benchmarks.held_out.make import reconstruct
-from benchmarks.held_out.near import Nearest, Space
 from benchmarks.held_out.observe import Source
 from benchmarks.held_out.parts import SAMPLE_SEED, HeldOut, Outcome
 from benchmarks.held_out.scores import Row
+from pavdit.metrics.nearest import Nearest, Space
 
 SAMPLES = 200
 """At most, whose nearest training clip is looked for; as many training clips go through the autoencoder."""

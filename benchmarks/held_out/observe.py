@@ -12,12 +12,12 @@ from fractions import Fraction
 import numpy as np
 import torch
 
-from benchmarks.held_out.near import features
 from pavdit.clip import Clip, ClipSpec
 from pavdit.data.bounce import BounceClips
 from pavdit.data.bounce.recognise import Seen, heard, seen
 from pavdit.data.bounce.script import Scenes
 from pavdit.metrics.event_sync import Detected, detect
+from pavdit.metrics.nearest import features
 
 CHUNK = 100
 """Training clips of a task of a process."""
@@ -104,7 +104,7 @@ class Host:
         return list(self._pool.map(_observe, [raw_of(clip) for clip in clips]))
 
     def features(self, clips: Sequence[Clip]) -> np.ndarray:
-        """``(N, F)`` float32, see `near.features`."""
+        """``(N, F)`` float32, see `nearest.features`."""
         return np.stack(list(self._pool.map(_features, [raw_of(clip) for clip in clips])))
 
     def features_of(self, source: Source, indices: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -1,4 +1,4 @@
-"""How far a clip is from the nearest clip of the training: are samples new, or copies?
+"""How far a clip is from the nearest one of the training: are samples new, or copies?
 
 A clip is seen in 8 x 8 fields of each frame (luminance and two opponent colours) and heard in 16 bands, twice
 a frame. Both halves count alike: a distance of 1 is that of two unrelated clips in the mean, 0 is a copy.
