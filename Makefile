@@ -16,7 +16,7 @@ DEMO_STAMP := $(VENV)/.installed-demo
 WEIGHTS := $(wildcard pavdit/weights/*/manifest.json)
 BUILT := $(wildcard $(STAMP))
 
-.PHONY: demo test test-slow lint bench kernels-check sanitize gpu-check gpu-weights weights clean
+.PHONY: demo test test-slow golden lint bench kernels-check sanitize gpu-check gpu-weights weights clean
 
 demo: $(if $(BUILT),$(STAMP),$(if $(WEIGHTS),$(DEMO_STAMP),$(STAMP)))
 	$(PY) -m pavdit.cli.demo
@@ -28,6 +28,12 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	PAVDIT_REQUIRE_KERNELS=$(REQUIRE) $(PY) -m pytest -q
+
+# Cases with the peers' own outputs, in a folder outside the repository: make golden GOLDEN=../shared/golden
+golden: $(if $(wildcard $(GOLDEN)/features.npz),$(STAMP))
+	@test -e "$(GOLDEN)/features.npz" || { echo "make golden: want GOLDEN=<folder of golden cases>, got '$(GOLDEN)'" >&2; exit 1; }
+	$(PY) -m pip install --quiet --no-deps lpips==0.1.4  # for the heads in it; it is not imported
+	PAVDIT_GOLDEN=$(abspath $(GOLDEN)) $(PY) -m pytest -q tests/golden
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -44,6 +44,17 @@ def mel_to_hz(mel: Tensor) -> Tensor:
     return torch.where(mel < knee, mel * SLANEY_HZ_PER_MEL, above)
 
 
+def triangles(corners: Tensor, bins: Tensor) -> Tensor:
+    """``(M, K)``: row m rises from 0 at corner m to 1 at corner m + 1 and falls to 0 at corner m + 2.
+
+    Args:
+        corners: ``(M + 2,)``, ascending.
+        bins: ``(K,)``, where the triangles are read off.
+    """
+    low, centre, high = (corners[i : len(corners) - 2 + i, None] for i in range(3))
+    return torch.minimum((bins - low) / (centre - low), (high - bins) / (high - centre)).clamp(min=0)
+
+
 @lru_cache(maxsize=CACHED_TABLES)
 def filterbank(
     mel: MelConfig, sample_rate: int, device: torch.device | None = None, dtype: torch.dtype = torch.float32
@@ -70,10 +81,7 @@ def filterbank(
         bins_hz = torch.arange(mel.n_fft // 2 + 1, dtype=torch.float64, device="cpu") * (
             sample_rate / mel.n_fft
         )
-        low, centre, high = (corners_hz[i : i + mel.n_mels, None] for i in range(3))
-        rising = (bins_hz - low) / (centre - low)
-        falling = (high - bins_hz) / (high - centre)
-        weights = torch.minimum(rising, falling).clamp(min=0)  # (M, K)
+        weights = triangles(corners_hz, bins_hz)  # (M, K)
         sums = weights.sum(dim=1, keepdim=True)
         if (sums == 0).any():
             raise ValueError(
