@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,7 +12,6 @@ from torch import Tensor
 from pavdit.evaluation.intervals import Draw, bootstrap, frechet_draw, kernel_draw, ratio_draw
 from pavdit.evaluation.protocol import Protocol
 from pavdit.metrics.event_sync import match_events
-from pavdit.metrics.frechet import frechet_distance
 from pavdit.metrics.kernel_distance import kernel_distance
 from pavdit.metrics.networks import Network
 from pavdit.metrics.probabilities import inception_score
@@ -98,10 +96,9 @@ def frechet(
     """Fréchet distance of features ``(N, K, D)`` and ``(M, K, D)``, K of every clip."""
     biased = protocol.covariance == "n"
 
-    def distance(n: int | None = None) -> float:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # said below, with the name
-            return frechet_distance(a[:n].flatten(0, 1), b[:n].flatten(0, 1), biased=biased)
+    def distance(draw: Draw, n: int, m: int) -> float:
+        ones = torch.ones(n, dtype=torch.float64), torch.ones(m, dtype=torch.float64)
+        return max(0.0, draw(*ones))  # equal sets give rounding, of either sign
 
     fewest, width = min(len(a), len(b)) * a.shape[1], a.shape[2]
     notes: tuple[str, ...] = ()
@@ -109,10 +106,13 @@ def frechet(
         notes = (f"{fewest} features of {width} dimensions: rank deficient, biased upwards",)
     counts = len(a), len(b)
     smaller = [min(counts) // share for share in CURVE_SHARES]
-    value = distance()
-    curve = [(n, distance(n)) for n in smaller if n >= 2]
-    curve.append((min(counts), value if counts[0] == counts[1] else distance(min(counts))))
     draw = frechet_draw(a, b, biased=biased)
+    value = distance(draw, *counts)
+    curve = [
+        (n, value if n == max(counts) else distance(frechet_draw(a[:n], b[:n], biased=biased), n, n))
+        for n in (*smaller, min(counts))
+        if n >= 2
+    ]
     return sampling.result(
         name, value, draw, counts, network=network, notes=notes, curve=tuple(curve), scale=scale, moved=True
     )
