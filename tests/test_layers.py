@@ -13,7 +13,7 @@ LEVELS = {
     "ops": 1, "latents": 1, "media": 1, "nn": 1, "weights": 1,
     "audio": 2,
     "mdsa": 3, "stdit": 3, "flow": 3, "text": 3, "metrics": 3, "contact_sheet": 3,
-    "data": 4, "baselines": 4,
+    "data": 4, "baselines": 4, "evaluation": 4,
     "tasks": 1, "options": 4, "provenance": 5, "runtime": 4, "compile_cache": 0, "generated": 2,
     "train": 5, "sampling": 5, "codec": 5, "agreement": 5, "batching": 5, "synthesis": 5, "pipeline": 5,
     "cli": 6,

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-COMMANDS = ("data", "train", "export", "generate", "replay", "encode", "decode", "doctor")
+COMMANDS = ("data", "train", "export", "generate", "replay", "encode", "decode", "evaluate", "doctor")
 
 OK, FAULT, USAGE, DATA, RESOURCES, NON_FINITE, INTERRUPTED_AND_SAVED = 0, 1, 2, 3, 4, 5, 75
 

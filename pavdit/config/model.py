@@ -168,14 +168,25 @@ class TextConfig(Model):
     """Filled from the training set, for `words`."""
     max_words: int = Field(32, ge=1)
     """Of the longest prompt, for `words`."""
+    language: Literal["minilm", "t5"] | None = None
+    """For `words`: a frozen language model whose tokens stand for `language_share` of the prompts in
+    training, and in use for those with other words; it has to be there only then."""
+    language_share: float = Field(0.5, ge=0, le=1)
     dropout: float = Field(0.1, ge=0, le=1)
     """Probability that the condition is replaced by the null caption in training."""
 
     @model_validator(mode="after")
     def _check(self) -> TextConfig:
-        if self.encoder == "t5" and self.path is None:
-            raise ValueError("text: want path (a folder with a T5 model) for encoder 't5', got none")
+        if self.language_model == "t5" and self.path is None:
+            raise ValueError("text: want path (a folder with a T5 model) for 't5', got none")
+        if self.language is not None and self.encoder != "words":
+            raise ValueError(f"text: want encoder 'words' for a language beside it, got {self.encoder!r}")
         return self
+
+    @property
+    def language_model(self) -> Literal["minilm", "t5"] | None:
+        """The frozen language model that reads some or all prompts."""
+        return self.language if self.encoder == "classes" or self.encoder == "words" else self.encoder
 
 
 class ModelConfig(Model):

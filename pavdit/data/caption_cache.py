@@ -74,7 +74,7 @@ class CaptionTable:
             if key not in self.shards.places:
                 raise ValueError(f"prompt: want a caption of the training set, got {prompt!r}")
             row = self.shards.row(key)
-            tokens.append(row["tokens"][: int(row["length"])])
+            tokens.append(row["tokens"][: int(row["length"])].float())
         longest = max(map(len, tokens))
         padded = torch.stack([pad(t, (0, 0, 0, longest - len(t))) for t in tokens])  # (B, N, D)
         return TextTokens(padded, tuple(map(len, tokens)))

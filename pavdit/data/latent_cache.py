@@ -240,13 +240,13 @@ class LatentCache:
         return [{way: latent[i] for way, latent in both.items()} for i in range(len(frames))]
 
 
-@lru_cache(maxsize=1)
-def reading_code() -> str:
-    """Names the sources between a file and what MDSA sees."""
+@lru_cache
+def reading_code(*more: str) -> str:
+    """Names the sources between a file and what MDSA sees, and `more` files or folders of the package."""
     root = Path(pavdit.__file__).parent
     files = [
         file
-        for name in READING_CODE
+        for name in (*READING_CODE, *more)
         for file in ([root / name] if name.endswith(".py") else sorted((root / name).glob("*.py")))
     ]
     return content_key(*(part for file in files for part in (str(file.relative_to(root)), file.read_text())))

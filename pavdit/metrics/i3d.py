@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Literal
 
@@ -60,8 +61,15 @@ def _pad_same(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Te
 
 
 def _pool(x: Tensor, kernel: tuple[int, int, int], stride: tuple[int, int, int]) -> Tensor:
-    # all values are positive behind a ReLU, so zeros are as good as minus infinity
-    return F.max_pool3d(_pad_same(x, kernel, stride), kernel, stride)
+    """Maximum over windows, one axis after the other: `F.max_pool3d` takes a third of I3D's time on a CPU."""
+    x = _pad_same(x, kernel, stride)  # with zeros, which no value behind a ReLU is below
+    for dim, k, s in zip((2, 3, 4), kernel, stride, strict=True):
+        length = (x.shape[dim] - k) // s * s + 1
+        x = reduce(
+            torch.maximum,
+            (x.narrow(dim, i, length).movedim(dim, -1)[..., ::s].movedim(-1, dim) for i in range(k)),
+        )
+    return x
 
 
 class Unit(nn.Module):

@@ -1,6 +1,7 @@
 """Conditions: encoders of prompts with one interface (`TextEncoder`), and the lengths they are padded to."""
 
 from pavdit.text.classes import ClassEncoder
+from pavdit.text.free_text import FreeTextEncoder, OnDemand
 from pavdit.text.pretrained import EncoderFiles, PretrainedEncoder
 from pavdit.text.tokens import (
     BUCKETS,
@@ -18,7 +19,9 @@ __all__ = [
     "BUCKETS",
     "ClassEncoder",
     "EncoderFiles",
+    "FreeTextEncoder",
     "LearnedEncoder",
+    "OnDemand",
     "PretrainedEncoder",
     "TextEncoder",
     "TextTokens",

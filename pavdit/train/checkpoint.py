@@ -325,7 +325,9 @@ def architecture(model: ModelConfig, part: str) -> dict[str, Any]:
         del tree["mdsa"][training_only]
     sections = ("clip", "mel", "mdsa") + (("stdit", "text") if part == "generator" else ())
     flat = {f"{section}.{key}": value for section in sections for key, value in tree[section].items()}
-    for no_weight in ("text.dropout", "text.path"):  # `text.weights` names a language model wherever it lies
+    # `text.weights` names a language model wherever it lies, but one beside `words` makes no other network
+    beside = ("text.weights",) if flat.get("text.encoder") == "words" else ()
+    for no_weight in ("text.dropout", "text.path", "text.language", "text.language_share", *beside):
         flat.pop(no_weight, None)
     return flat
 

@@ -25,6 +25,7 @@ class Draws:
         t: ``(B,)`` float32, of what is made.
         drop_text: ``(B,)`` bool.
         mirrored: ``(B,)`` bool.
+        spoken: ``(B,)`` bool, whether a language model reads the prompt, where there are two ways.
         number: ``(B,)`` int64, of the sample in its update.
         total: samples of the whole update.
         seed: of the run.
@@ -36,6 +37,7 @@ class Draws:
     t: Tensor
     drop_text: Tensor
     mirrored: Tensor
+    spoken: Tensor
     number: Tensor
     total: int
     seed: int
@@ -52,6 +54,7 @@ class Draws:
         step: int,
         text_dropout: float,
         flip_probability: float = 0.0,
+        language_share: float = 0.0,
     ) -> Draws:
         """Draw for all samples of an update: a function of these arguments alone."""
         random, batch = step_generator(seed, step), len(clips)
@@ -61,6 +64,7 @@ class Draws:
             draw_times(batch, flow.time_distribution, random),
             torch.rand(batch, generator=random) < text_dropout,
             torch.rand(batch, generator=random) < flip_probability,
+            torch.rand(batch, generator=random) < language_share,
             torch.arange(batch),
             batch,
             seed,
@@ -78,6 +82,7 @@ class Draws:
             self.t[rows],
             self.drop_text[rows],
             self.mirrored[rows],
+            self.spoken[rows],
             self.number[rows],
             self.total,
             self.seed,

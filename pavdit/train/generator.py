@@ -156,6 +156,7 @@ class GeneratorStage:
             step=step,
             text_dropout=config.model.text.dropout,
             flip_probability=config.data.flip_probability if mirrors(config) else 0.0,
+            language_share=config.model.text.language_share,
         )
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from pavdit.config import LANGUAGE_MODELS, ConfigError, ModelConfig, RunConfig, TextConfig
+from pavdit.config import ConfigError, RunConfig, TextConfig
 from pavdit.data.caption_cache import CaptionTable
 from pavdit.data.clips import Subset, open_clips
 from pavdit.data.latent_cache import LatentCache, LatentSet
@@ -116,9 +116,9 @@ def _encode_share(config: RunConfig, device: torch.device, console: Console, sha
         sentences = sorted({caption_of(clips, i) for clips in (train, held_out) for i in range(len(clips))})
     if text.encoder == "words":
         text = with_vocabulary(text, (*sentences, *train.class_names))
-    elif text.encoder in LANGUAGE_MODELS:
-        files = EncoderFiles.find(text)
-        text = with_language_model(model, files)
+    if text.language_model is not None:
+        files = EncoderFiles.named(text, model.stdit.text_dim)
+        text = with_language_model(text, model.stdit.text_dim, files)
         captions = CaptionTable(root, files)
         with progress(console, "encoding captions") as tell:
             captions.fill(sentences, device, share=share, say=console.print, progress=tell)
@@ -150,13 +150,12 @@ def with_vocabulary(text: TextConfig, sentences: Iterable[str]) -> TextConfig:
     return text.model_copy(update={"vocabulary": text.vocabulary or found})
 
 
-def with_language_model(model: ModelConfig, files: EncoderFiles) -> TextConfig:
+def with_language_model(text: TextConfig, width: int, files: EncoderFiles) -> TextConfig:
     """Fill in what names the language model."""
-    text, width = model.text, model.stdit.text_dim
     if text.weights not in ("", files.weights):
         raise ConfigError(f"text.weights: want {text.weights}, got {files.weights} in {files.path}")
     if width != files.dim:
         raise ConfigError(
-            f"model.stdit.text_dim: want {files.dim}, the width of {text.encoder}'s tokens, got {width}"
+            f"model.stdit.text_dim: want {files.dim}, the width of {files.kind}'s tokens, got {width}"
         )
     return text.model_copy(update={"weights": files.weights})

@@ -16,7 +16,17 @@ from pavdit.config import ModelConfig
 from pavdit.data.latent_cache import LatentSet
 from pavdit.flow.path import interpolate, target_velocity
 from pavdit.latents import PlaneLayout
-from pavdit.text import LearnedEncoder, TextEncoder, WordEncoder, bucket_mask, bucket_of, pad_to, to_bucket
+from pavdit.text import (
+    FreeTextEncoder,
+    LearnedEncoder,
+    TextEncoder,
+    TextTokens,
+    WordEncoder,
+    bucket_mask,
+    bucket_of,
+    pad_to,
+    to_bucket,
+)
 from pavdit.train.draws import Draws
 from pavdit.train.models import Generator
 
@@ -51,8 +61,8 @@ class VelocityMatching:
         Returns:
             ``point`` and ``target`` ``(B, C, G, rows, columns)``; ``times`` ``(B, 2)`` and ``given``
             ``(B, 2)`` of the streams; ``made`` ``(B, G)``; ``task`` and ``drop_text`` ``(B,)``; ``rows`` of a
-            learned table or, of a language model, ``text`` ``(B, N, D)``; ``text_mask`` ``(B, N)`` where
-            prompts do not fill their bucket.
+            learned table or ``text`` ``(B, N, D)`` of a language model, or both and ``spoken`` ``(B,)``, True
+            where the latter counts; ``text_mask`` ``(B, N)`` where prompts do not fill their bucket.
         """
         clips, frame = draws.clips.tolist(), self.stream_of_frame
         made, given, joint = MADE[draws.task], GIVEN[draws.task], JOINT[draws.task]  # (B, 2) each
@@ -81,19 +91,27 @@ class VelocityMatching:
         }
         names = text.vocabulary if isinstance(text, WordEncoder) else text.class_names
         stand_in = next(iter(names), "")  # its tokens are dropped
-        shown |= self._caption(text, [prompt or stand_in for prompt in prompts])
+        shown |= self._caption(text, [prompt or stand_in for prompt in prompts], draws.spoken)
         return {name: self._put(x) for name, x in shown.items()}
 
-    def _caption(self, text: TextEncoder, prompts: list[str]) -> dict[str, Tensor]:
+    def _caption(self, text: TextEncoder, prompts: list[str], spoken: Tensor) -> dict[str, Tensor]:
         longest = self.config.stdit.max_text_length
-        if isinstance(text, LearnedEncoder):
-            rows, lengths = text.rows(prompts)
-            bucket = bucket_of(max(lengths), longest)
-            shown = {"rows": pad(rows, (0, bucket - rows.shape[1])) if rows.ndim > 1 else rows}
-            mask = bucket_mask(lengths, bucket)
-        else:
+        if not isinstance(text, LearnedEncoder):
             tokens, mask = to_bucket(text.encode(prompts), longest)
-            shown = {"text": tokens}
+            return {"text": tokens} | ({} if mask is None else {"text_mask": mask})
+        rows, lengths = text.rows(prompts)
+        said: TextTokens | None = None
+        if isinstance(text, FreeTextEncoder) and bool(spoken.any()):
+            said = text.language.encode([prompts[i] for i in spoken.nonzero().flatten().tolist()])
+            each = iter(said.lengths)
+            lengths = tuple(next(each) if by else n for n, by in zip(lengths, spoken.tolist(), strict=True))
+        bucket = bucket_of(max(lengths), longest)
+        shown = {"rows": pad(rows, (0, bucket - rows.shape[1])) if rows.ndim > 1 else rows}
+        if isinstance(text, FreeTextEncoder):
+            shown |= {"text": torch.zeros(len(prompts), bucket, text.dim), "spoken": spoken}
+            if said is not None:
+                shown["text"][spoken] = pad_to(said.tokens, bucket).cpu()
+        mask = bucket_mask(lengths, bucket)
         return shown if mask is None else shown | {"text_mask": mask}
 
     def _put(self, x: Tensor) -> Tensor:
@@ -105,10 +123,11 @@ class VelocityMatching:
     def error(self, model: Generator, inputs: Mapping[str, Tensor]) -> Tensor:
         """The mean over samples of the mean squared error over cells, 0-d. Never waits for the device."""
         text = inputs.get("text")
-        if text is None:
+        if "rows" in inputs:
             assert isinstance(model.text, LearnedEncoder)  # noqa: S101 (`inputs` asked the same)
             tokens = model.text(inputs["rows"])
-            text = pad_to(tokens, bucket_of(tokens.shape[1], self.config.stdit.max_text_length))
+            learned = pad_to(tokens, bucket_of(tokens.shape[1], self.config.stdit.max_text_length))
+            text = learned if text is None else torch.where(_per_row(inputs["spoken"]), text, learned)
         point = inputs["point"]
         velocity = model.stdit(
             point,
@@ -131,6 +150,11 @@ def prompt_of(latents: LatentSet, index: int, text: TextEncoder) -> str:
     """What a clip is trained on: its class where the encoder knows classes only, else its sentence."""
     label = latents.labels[index]
     return label if text.class_names else latents.captions[index] or label
+
+
+def _per_row(choice: Tensor) -> Tensor:
+    """``(B,)`` to ``(B, 1, 1)``."""
+    return choice[:, None, None]
 
 
 def _spread(per_frame: Tensor) -> Tensor:

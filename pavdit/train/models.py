@@ -11,7 +11,7 @@ from pavdit.config import LANGUAGE_MODELS, ConfigError, ModelConfig, RunConfig
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.stdit.model import STDiT
-from pavdit.text import ClassEncoder, EncoderFiles, TextEncoder, WordEncoder
+from pavdit.text import ClassEncoder, EncoderFiles, FreeTextEncoder, OnDemand, TextEncoder, WordEncoder
 from pavdit.train.checkpoint import Checkpoint, CheckpointError, load_weights, require_architecture
 
 
@@ -20,7 +20,8 @@ class Generator(nn.Module):
 
     Args:
         config: a system with the class names of its training set.
-        text: a frozen encoder, which is no part of the weights; None: a table of classes or words, which is.
+        text: a frozen encoder, which is no part of the weights; None: there is only the table of classes or
+            words, which is.
 
     Raises:
         ConfigError: the encoder's tokens have another width than STDiT wants.
@@ -33,13 +34,15 @@ class Generator(nn.Module):
         width, about = config.stdit.text_dim, config.text
         if text is not None and text.dim != width:
             raise ConfigError(
-                f"model.stdit.text_dim: want {text.dim}, the width of {about.encoder}'s tokens, got {width}"
+                f"model.stdit.text_dim: want {text.dim}, the width of {about.language_model}'s tokens, "
+                f"got {width}"
             )
         self.text: TextEncoder
-        if text is not None:
+        if about.encoder == "words":
+            words = about.vocabulary, width, about.max_words
+            self.text = FreeTextEncoder(*words, language=text) if text is not None else WordEncoder(*words)
+        elif text is not None:
             self.text = text
-        elif about.encoder == "words":
-            self.text = WordEncoder(about.vocabulary, width, about.max_words)
         else:
             self.text = ClassEncoder(about.class_names, width, about.tokens_per_class)
 
@@ -100,7 +103,8 @@ def load_generator(
     """
     if checkpoint.config.train.stage != "generator":
         raise CheckpointError(f"{checkpoint.path}: want a generator's checkpoint, got an autoencoder's")
-    about, text = checkpoint.config.model.text, None
+    about = checkpoint.config.model.text
+    text: TextEncoder | None = None
     if about.encoder in LANGUAGE_MODELS:
         files = EncoderFiles.find(about.model_copy(update={"path": text_path or about.path}))
         if files.weights != about.weights:
@@ -109,6 +113,9 @@ def load_generator(
                 f"with, got {files.weights} in {files.path}"
             )
         text = files.load(torch.device(device))
+    elif about.language is not None:
+        width = checkpoint.config.model.stdit.text_dim
+        text = OnDemand(about, width, torch.device(device), text_path)
     model = Generator(checkpoint.config.model, text)
     load_weights(model, checkpoint.tensors("ema"), checkpoint.path / "ema.safetensors")
     return model.eval().requires_grad_(False)

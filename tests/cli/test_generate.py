@@ -68,18 +68,22 @@ def test_an_interruption_keeps_the_clips_before_it_and_the_same_command_goes_on(
             given["callback"] = callback
 
     Interrupted(monkeypatch)
-    code, line, files = generate("--n", 4, "--batch-size", 1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & has it ignored
+    try:
+        code, line, files = generate("--n", 4, "--batch-size", 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
     said = f"interrupted; 2 of 4 clips are saved in {tmp_path / 'out'}, the same command goes on"
     assert (code, line) == (75, said)
     assert files == ["seed-0000.mp4", "seed-0001.mp4"]
 
     monkeypatch.undo()
-    before = [(tmp_path / "out" / name).stat() for name in files]
+    saved = [(tmp_path / "out" / name).stat() for name in files]
     steps = Steps(monkeypatch)
     code, line, files = generate("--n", 4)
     assert (code, line) == (0, f"contact sheet: {tmp_path / 'out' / 'contact-sheet.png'}")
     assert steps.sizes == [2] and files == [f"seed-{i:04d}.mp4" for i in range(4)]
-    assert [(tmp_path / "out" / name).stat() for name in files[:2]] == before
+    assert [(tmp_path / "out" / name).stat() for name in files[:2]] == saved
 
 
 class Full(Steps):

@@ -100,6 +100,7 @@ def test_the_weights_must_be_the_same(pavdit, made, nano_generator_run, monkeypa
         3,
         f"{said}, got {other.model_hash} in {other.path}",
     )
+    monkeypatch.setattr("pavdit.weights.FOLDER", tmp_path / "none")
     moved = shutil.copytree(open_checkpoint(nano_generator_run).path, tmp_path / "moved")
     facts = probe(made).metadata | {"checkpoint": "gone"}
     write_clip(BounceClips(1, nano().clip)[0], made, metadata=facts)

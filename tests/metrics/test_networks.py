@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from evaluation_files import noise_yamnet
 from safetensors.torch import save_file
 from torch import nn
 
 from pavdit.clip import DataError
 from pavdit.metrics.i3d import InceptionI3d, Mixed, _folded, i3d_input, load_i3d
 from pavdit.metrics.networks import load_audio_network, sha256_of
-from pavdit.metrics.yamnet import LAYERS, load_yamnet, log_mel, patches, read_yamnet
+from pavdit.metrics.yamnet import load_yamnet, log_mel, patches, read_yamnet
 
 CPU = torch.device("cpu")
 
@@ -93,21 +94,7 @@ def test_yamnet_log_mel_of_a_tone_and_patches():
 
 @pytest.fixture(scope="module")
 def yamnet_file(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    widths = [32, *(width for _, width in LAYERS)]
-    shapes = {"c0": (32, 3, 3, 1), "fc": (521, 1024)}
-    shapes |= {f"dw{i}": (1, 3, 3, widths[i]) for i in range(13)}
-    shapes |= {f"pw{i}": (widths[i + 1], 1, 1, widths[i]) for i in range(13)}
-    stored = {}
-    for name, shape in shapes.items():
-        axis = 3 if name.startswith("dw") else 0
-        stored[f"{name}.w"] = rng.integers(-127, 128, shape, dtype=np.int8)
-        stored[f"{name}.w.scale"] = rng.uniform(0.5, 1, shape[axis]).astype(np.float32) / 500
-        stored[f"{name}.w.axis"] = np.int8(axis)
-        stored[f"{name}.b"] = rng.normal(size=shape[axis]).astype(np.float32)
-    path = tmp_path_factory.mktemp("nets") / "yamnet.npz"
-    np.savez(path, **stored)
-    return path
+    return noise_yamnet(tmp_path_factory.mktemp("nets") / "yamnet.npz")
 
 
 def test_yamnet_weights_are_put_where_they_belong(yamnet_file):

@@ -11,6 +11,8 @@ from pavdit.config import ConfigError
 from pavdit.pipeline import Pipeline
 from pavdit.text import EncoderFiles
 from pavdit.train.checkpoint import CheckpointError, open_checkpoint
+from pavdit.train.examples import batch_indices
+from pavdit.train.generator import GeneratorStage
 from pavdit.train.run import run_training
 
 
@@ -84,3 +86,35 @@ def test_a_width_that_is_not_the_language_models_is_named(tmp_path, nano_autoenc
         ConfigError, match="^model.stdit.text_dim: want 32, the width of t5.s tokens, got 16$"
     ):
         run_training(config, console=quiet_console())
+
+
+def test_words_and_a_language_model_together(nano_autoencoder_run, tiny_t5, tmp_path):
+    """Half of the prompts are read by each; known words then need no model, others do; a graph holds it."""
+    run = run_of(tmp_path / "generator", nano_autoencoder_run, tiny_t5, num_steps=4)
+    text = run.model.text.model_copy(update={"encoder": "words", "language": "t5"})
+    run = run.model_copy(update={"model": run.model.model_copy(update={"text": text})})
+    run_training(run, console=quiet_console())
+    saved = open_checkpoint(tmp_path / "generator")
+    about = saved.config.model.text
+    assert about.weights == EncoderFiles.find(about).weights and "ball" in about.vocabulary
+    stage = GeneratorStage.open(run, torch.device("cpu"), quiet_console())[1]
+    shown = [stage.inputs(step) for step in range(8)]
+    assert {bool(x) for s in shown for x in s["spoken"]} == {True, False}
+    for step, s in enumerate(shown):
+        known = stage.model.text(s["rows"])
+        chosen = stage.model.text.encode([stage.train.captions[i] for i in batch_of(stage, step)])
+        for row, spoken in enumerate(s["spoken"]):
+            assert bool(s["text"][row].any()) == bool(spoken)
+            if not spoken:
+                n = chosen.lengths[row]
+                assert known[row, :n].equal(chosen.tokens[row, :n])
+    pipeline = Pipeline.from_pretrained(tmp_path / "generator", "cpu", text_path=tmp_path / "gone")
+    pipeline("a metal ball", steps=1)
+    with pytest.raises(ValueError, match="for other words"):
+        pipeline("a dog", steps=1)
+    Pipeline.from_pretrained(tmp_path / "generator", "cpu")("a dog", steps=1)
+
+
+def batch_of(stage, step):
+    train = stage.config.train
+    return batch_indices(len(stage.train), train.batch_size, train.seed, step).tolist()

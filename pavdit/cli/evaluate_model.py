@@ -1,0 +1,183 @@
+"""What `pavdit evaluate` does with a model: make its clips, rebuild real ones, find its training set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from pavdit.audio.mel import mel_images
+from pavdit.cli.outputs import place_clips, stem_of
+from pavdit.clip import Clip, ClipSpec, DataError
+from pavdit.config import ConfigError
+from pavdit.data.shards import content_key
+from pavdit.evaluation.features import BATCH
+from pavdit.evaluation.measures import Result, Sampling, mean
+from pavdit.evaluation.protocol import Windows
+from pavdit.evaluation.sets import BounceSet, EvaluationSet
+from pavdit.metrics.signal import psnr
+from pavdit.options import Choices
+from pavdit.pipeline import Pipeline
+from pavdit.progress import progress
+from pavdit.train.checkpoint import CheckpointError, open_checkpoint
+from pavdit.weights import bundled_names
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+RECONSTRUCTED = 256
+"""Reference clips that go through the autoencoder, at most."""
+
+
+def is_model(path: Path) -> bool:
+    """Whether `--generated` means weights, and not a folder of clips.
+
+    Raises:
+        DataError: it is neither.
+    """
+    if not path.exists():
+        if str(path) in bundled_names():
+            return True
+        names = ", ".join(bundled_names())
+        raise DataError(f"--generated: want a folder of clips, a checkpoint, a run or {names}, got {path}")
+    if not path.is_dir():
+        raise DataError(f"--generated: want a folder of clips, a checkpoint or a run, got the file {path}")
+    try:
+        open_checkpoint(path)
+    except CheckpointError:
+        return (path / "manifest.json").is_file()  # a damaged one is told by the one who loads it
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSide:
+    """A generator whose clips are evaluated.
+
+    Attributes:
+        pipe: the models.
+        choices: how they sample.
+        output: where clips go.
+        seed: of the first clip.
+        console: where progress is shown.
+    """
+
+    pipe: Pipeline
+    choices: Choices
+    output: Path
+    seed: int
+    console: Console
+
+    @classmethod
+    def open(cls, arguments: argparse.Namespace, spec: ClipSpec, console: Console) -> ModelSide:
+        """Load the weights.
+
+        Raises:
+            DataError: they are damaged.
+            ConfigError: they are an autoencoder's, or make clips of another length or rate than the protocol.
+        """
+        pipe = Pipeline.from_pretrained(arguments.generated, arguments.device)
+        own = pipe.config.clip
+        if pipe.generator is None:
+            raise ConfigError(f"{arguments.generated}: want a generator's weights, got an autoencoder's")
+        if (own.num_frames, own.fps) != (spec.num_frames, spec.fps):
+            raise ConfigError(
+                f"{arguments.generated}: want weights for the protocol's {spec.num_frames} frames at "
+                f"{float(spec.fps):g} fps, got {own.num_frames} at {float(own.fps):g}"
+            )
+        choices: Choices = {"steps": arguments.steps, "guidance": arguments.guidance}
+        return cls(pipe, choices, arguments.output, arguments.seed, console)
+
+    def make(self, reference: EvaluationSet, count: int) -> Path:
+        """One clip for the words of each reference clip; those that are there already are not made again.
+
+        Returns:
+            Their folder, which is named after the weights and the way of sampling.
+
+        Raises:
+            ValueError: the model does not know the words.
+        """
+        assert self.pipe.generator is not None  # noqa: S101 - `open` looked
+        by_class = bool(self.pipe.generator.text.class_names)
+        records = [reference.record(i) for i in range(count)]
+        prompts = [(r.label if by_class else r.caption) or None for r in records]
+        seeds = list(range(self.seed, self.seed + count))
+        provenance = self.pipe.provenance(prompts, seed=seeds, **self.choices)
+        way = content_key(json.dumps(provenance, sort_keys=True))
+        folder = self.output / f"generated-{way[:12]}"
+        stems = [stem_of(prompt or "", seed) for prompt, seed in zip(prompts, seeds, strict=True)]
+        places = place_clips(folder, stems, provenance)
+        todo = [i for i, place in enumerate(places) if not place.is_done]
+        folder.mkdir(parents=True, exist_ok=True)
+        if todo:
+            with progress(self.console, "sampling") as tell:
+                made = self.pipe.stream(
+                    [prompts[i] for i in todo], seed=[seeds[i] for i in todo], **self.choices
+                )
+                for done, (index, clip) in enumerate(made, 1):
+                    clip.save(places[todo[index]].path)
+                    tell(done, len(todo))
+        return folder
+
+    @torch.inference_mode()
+    def reconstruction(self, reference: EvaluationSet, sampling: Sampling) -> list[Result]:
+        """PSNR of real clips that went through the autoencoder, frames as they are delivered."""
+        codec, spec, mel = self.pipe.codec, self.pipe.config.clip, self.pipe.config.mel
+        size = BATCH[codec.device.type]
+        values: dict[str, list[torch.Tensor]] = {"video": [], "mel images": []}
+        clips = self._readable(reference, spec)
+        for group in (clips[i : i + size] for i in range(0, len(clips), size)):
+            frames, images = codec.to_frames(*codec.encode(group, "video", "audio"))
+            assert frames is not None and images is not None  # noqa: S101 - both streams are decoded
+            waves = torch.stack([clip.wave for clip in group]).to(codec.device)
+            true = torch.stack([clip.frames for clip in group])
+            values["video"].append(psnr(frames.cpu(), true, 255.0))
+            values["mel images"].append(
+                psnr(images.float().clamp(-1, 1).cpu(), mel_images(waves, spec, mel).cpu(), 2.0)
+            )
+        return [
+            mean(f"reconstruction: {name}, PSNR, dB", torch.cat(parts), sampling)
+            for name, parts in values.items()
+            if parts
+        ]
+
+    @staticmethod
+    def _readable(reference: EvaluationSet, spec: ClipSpec) -> list[Clip]:
+        clips = []
+        for place in range(min(len(reference), RECONSTRUCTED)):
+            try:
+                clip = reference.read(place)
+            except DataError:  # the set has noted it
+                continue
+            if clip.frames.shape[2:] != (spec.height, spec.width):
+                return []
+            clips.append(clip)
+        return clips
+
+    def training(
+        self, spec: ClipSpec, most: int, folder: Callable[[Path, Windows, int], EvaluationSet]
+    ) -> EvaluationSet | str:
+        """The first clips of what the generator was trained on, or why they cannot be had."""
+        data = self.pipe.data
+        if data is None:
+            return "the weights do not say what they were trained on; want --training DIR"
+        if data.kind == "bounce":
+            assert data.num_clips is not None  # noqa: S101 - its configuration asks for it
+            return BounceSet(min(most, data.num_clips - data.held_out), spec, data.seed, data.scenes)
+        if data.path is None or not data.path.is_dir():
+            return f"the training set {data.path} is not on this machine; want --training DIR"
+        return folder(data.path, "first", most)
+
+    def described(self) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "checkpoint": self.pipe.checkpoint,
+            "model": self.pipe.model_hash,
+            "steps": self.choices["steps"] or self.pipe.config.flow.num_steps,
+            "guidance": self.choices["guidance"] or self.pipe.config.flow.guidance_scale,
+            "first_seed": self.seed,
+        }
