@@ -7,12 +7,14 @@ import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pavdit.clip import Clip, ClipSpec, DataError, as_fraction
+from pavdit.media.numbered import frame_numbers, numbered
 from pavdit.media.probe import MediaInfo, Only, describe, in_seconds, open_media, tick, time_of, video_stream
 from pavdit.media.resize import Resize, resize_picture, turn
 from pavdit.media.sound import Channel, read_wave
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
+
+FrameRule = Literal["time", "number"]
 
 CLOCK_SLACK_SECONDS = Fraction(1, 1000)
 """Containers round time stamps, Matroska to 1 ms: an end that is short by less than this is not short."""
@@ -117,19 +121,29 @@ def _upright(frame: VideoFrame, pixel_aspect: float, spec: ClipSpec, resize: Res
 
 
 def _read_frames(
-    container: InputContainer, info: MediaInfo, spec: ClipSpec, start: Fraction, resize: Resize, path: Path
+    container: InputContainer,
+    info: MediaInfo,
+    spec: ClipSpec,
+    start: Fraction,
+    resize: Resize,
+    numbers: np.ndarray | None,
+    path: Path,
 ) -> Tensor:
-    """``(T, 3, H, W)`` uint8 of the segment that begins at `start`."""
+    """``(T, 3, H, W)`` uint8 of the segment that begins at `start`, or of the frames with these numbers."""
     stream = video_stream(container, path)
     pixel_aspect = float(stream.sample_aspect_ratio or 1)
-    times = [start + k / spec.fps for k in range(spec.num_frames)]
-    # A time stamp is rounded to a tick, so half of one decides ties; but in AVI a tick is a whole frame.
-    slack = min(tick(stream), CLOCK_SLACK_SECONDS) / 2
-    frames = _from_key_frame(container, stream, start)
-    stamped = _stamped(frames, info, start, start + spec.num_frames / spec.fps, path)
+    if numbers is None:
+        times = [start + k / spec.fps for k in range(spec.num_frames)]
+        # A time stamp is rounded to a tick, so half of one decides ties; but in AVI a tick is a whole frame.
+        slack = min(tick(stream), CLOCK_SLACK_SECONDS) / 2
+        decoded = _from_key_frame(container, stream, start)
+        stamped = _stamped(decoded, info, start, start + spec.num_frames / spec.fps, path)
+        frames = _on_screen(stamped, times, slack)
+    else:
+        frames = numbered(container.decode(stream), numbers, path)
     pictures: list[Tensor] = []
     last: VideoFrame | None = None
-    for frame in _on_screen(stamped, times, slack):
+    for frame in frames:
         # Where the file's rate is the lower one, a frame stays for several target times.
         pictures.append(pictures[-1] if frame is last else _upright(frame, pixel_aspect, spec, resize, path))
         last = frame
@@ -144,6 +158,7 @@ def read_clip(
     resize: Resize = "crop",
     channel: Channel = "mean",
     only: Only = None,
+    frame_rule: FrameRule = "time",
 ) -> Clip:
     """Read one segment of a media file as a clip of `spec`'s sizes and rates.
 
@@ -157,10 +172,13 @@ def read_clip(
         start_seconds: start of the segment on the container's time line; None is the first instant that has
             both picture and sound (0 in most files; 0.069 where the first frame is stamped 69 ms), or `only`
             the one asked for.
-        resize: ``crop`` (centre, antialiased) or ``mmdiffusion`` (whole picture, bicubic, black borders).
+        resize: how pictures get their size; see `Resize`.
         channel: ``mean`` of the channels or the ``first``.
         only: the stream that is wanted, ``video`` or ``audio``: the file need have no other, and the clip is
             silent or black. None: both.
+        frame_rule: ``time``, as above, or ``number``, the peers': frames are counted, from the one nearest to
+            `start_seconds` on, and the sound begins with it; see `pavdit.media.numbered`. Decodes from the
+            file's beginning.
 
     Returns:
         The clip, named after the file. Decoded peaks above 1 (AAC overshoots) are kept.
@@ -174,9 +192,14 @@ def read_clip(
         info = describe(container, path, only)
         start = info.start_seconds if start_seconds is None else as_fraction(start_seconds)
         _require_cover(info, start, start + spec.num_frames / spec.fps, path, only)
+        numbers = None
+        if frame_rule == "number":
+            first = round((start - info.video_start_seconds) * spec.fps)
+            numbers = frame_numbers(spec.num_frames, first, float(info.fps), float(spec.fps))
+            start = info.video_start_seconds + int(numbers[0]) / info.fps
         frames = torch.zeros(spec.num_frames, 3, spec.height, spec.width, dtype=torch.uint8)
         if only != "audio":
-            frames = _read_frames(container, info, spec, start, resize, path)
+            frames = _read_frames(container, info, spec, start, resize, numbers, path)
     wave = torch.zeros(spec.num_samples)
     if only != "video":
         wave = torch.from_numpy(read_wave(path, start, spec.num_samples, spec.sample_rate, channel))

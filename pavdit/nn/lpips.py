@@ -2,7 +2,7 @@
 
 A *trunk* is the convolutional part of an image classifier, named as torchvision does (``features.0.weight``);
 *heads* weigh its channels, named as the authors do (``lin0.model.1.weight``). Both are read from a path:
-safetensors, or PyTorch's own format without code in it.
+safetensors, or PyTorch's own format without code in it; a trunk also as `pavdit.nn.deep_compression` has it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pavdit.clip import DataError
+from pavdit.nn import deep_compression
 
 SMALLEST_SIDE = 32
 """Pixels; below it the last layers of some trunk have no output."""
@@ -196,6 +197,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if path.suffix == deep_compression.SUFFIX:
+            return deep_compression.read_squeezenet(path, IMAGE_MEAN, IMAGE_STD)
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
         raise DataError(

@@ -61,3 +61,23 @@ def test_turn_is_counterclockwise() -> None:
     picture = np.arange(6, dtype=np.uint8).reshape(2, 3, 1).repeat(3, axis=2)
     assert turn(picture, 1)[..., 0].tolist() == [[2, 5], [1, 4], [0, 3]]
     assert turn(picture, -1)[..., 0].tolist() == [[3, 0], [4, 1], [5, 2]]
+
+
+def test_the_antialiased_form_is_smooth_and_lies_where_the_other_does() -> None:
+    noise = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (128, 256, 3))
+    sharp, smooth = (
+        resize_picture(noise, 32, 32, rule).float() for rule in ("mmdiffusion", "mmdiffusion-antialiased")
+    )
+    assert (sharp[:, :8] == 0).all() and (smooth[:, :8] == 0).all() and (smooth[:, 8:24] > 0).all()
+    assert smooth[:, 8:24].std() < 0.5 * sharp[:, 8:24].std()
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 96), (97, 48)])
+def test_pvdm_takes_the_centre_square_without_antialiasing(height: int, width: int) -> None:
+    out = resize_picture(framed(height, width), 24, 24, "pvdm")
+    assert (out[0] == 255).all() and (out[1] == 0).all()
+    stripes = np.tile(np.array([0, 0, 200, 200], np.uint8)[:, None, None], (16, 64, 3))  # (64, 64, 3)
+    # Between pixels 4k + 1 and 4k + 2 of 4: their mean, which an antialiasing filter would not single out.
+    assert (resize_picture(stripes, 16, 16, "pvdm") == 100).all()
+    spikes = np.tile(np.array([0, 0, 0, 200], np.uint8)[:, None, None], (16, 64, 3))
+    assert (resize_picture(spikes, 16, 16, "pvdm") == 0).all()
