@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import time
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pavdit.evaluation.sets import EvaluationSet
 
 NAME_WIDTH = 58
+LISTED = 20
+"""Files that are left out, by name; the JSON has all."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -225,8 +228,10 @@ def print_report(
         print(f"{side}: {clips.about}")
         for note in clips.notes:
             console.print(f"{side}: {note}")
-        for name, reason in clips.left_out.items():
+        for name, reason in islice(clips.left_out.items(), LISTED):
             console.print(f"{side}: left out {name}: {reason}")
+        if len(clips.left_out) > LISTED:
+            console.print(f"{side}: left out {len(clips.left_out) - LISTED} more, which the JSON lists")
     print(f"{'':<{NAME_WIDTH}}{'value':>11}{'95 % interval':>24}{'clips':>14}")
     networks = {}
     for result in report.results:

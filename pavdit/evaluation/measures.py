@@ -148,8 +148,9 @@ def of_av_align(rows: Rows, sampling: Sampling, name: str) -> Result:
     return mean(name, score, sampling, "have neither onset nor motion, or no union of them")
 
 
-def of_events(rows: Rows, sampling: Sampling, side: str) -> list[Result]:
+def of_events(rows: Rows, sampling: Sampling, side: str, note: str = "") -> list[Result]:
     """Event sync (`pavdit.metrics.event_sync`), beside that of the sound with the next clip's picture."""
+    notes = (note,) if note else ()
 
     def times(row: Tensor) -> np.ndarray:
         return row[~row.isnan()].double().numpy()
@@ -168,5 +169,6 @@ def of_events(rows: Rows, sampling: Sampling, side: str) -> list[Result]:
             draw = ratio_draw(above, below)
             ones = torch.ones(len(sound), dtype=torch.float64)
             title = f"event sync, {side}: {name}{kind}"
-            results.append(sampling.result(title, draw(ones, ones), draw, counts))
+            results.append(sampling.result(title, draw(ones, ones), draw, counts, notes=notes))
+            notes = ()
     return results

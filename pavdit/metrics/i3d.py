@@ -183,9 +183,7 @@ def load_i3d(path: Path, device: torch.device) -> Network:
     def run(volume: Tensor) -> Tensor:
         # TF32, the default of convolutions on CUDA, is good for three digits
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            # the order of channels that convolutions are fastest in
-            x = volume.to(device, memory_format=torch.channels_last_3d)
-            return forward(x).float().cpu()
+            return forward(volume.to(device)).float().cpu()
 
     return Network(path.name, digest, run)
 

@@ -69,19 +69,30 @@ def test_two_folders(evaluate, files, tmp_path):
     assert (tmp_path / "out" / "contact-sheet.png").read_bytes()[:4] == b"\x89PNG"
 
 
+class Levels(torch.nn.Module):
+    """An embedding of eight numbers of 0.4 s at 8 kHz."""
+
+    def forward(self, wave: torch.Tensor) -> torch.Tensor:
+        return wave.unfold(1, 400, 400).square().mean(2)
+
+
 def test_a_set_against_itself_is_at_0_and_every_clip_a_copy(evaluate, files, monkeypatch):
     def run(volume):
         return volume.mean(dim=(2, 3, 4)).repeat(1, 134)[:, :400].cpu()
 
     monkeypatch.setattr(i3d, "load_i3d", lambda path, device: Network("mean", "0" * 64, run))
+    torch.jit.script(Levels()).save(str(files / "levels.pt"))
     code, report, out, err = evaluate(
         "--generated", files / "a", "--reference", files / "a", "--training", files / "a",
         "--yamnet", files / "yamnet.npz", "--i3d", "mean.pt",
+        "--audio-network", files / "levels.pt", "--audio-rate", "8000",
     )  # fmt: skip
     assert code == 0, err
     found = values(report)
     assert found["FVD"]["value"] == pytest.approx(0, abs=1e-9)
     assert found["FAD-YAMNet"]["value"] == pytest.approx(0, abs=1e-6)
+    assert found["FAD"]["value"] == pytest.approx(0, abs=1e-9)
+    assert found["FAD"]["network"]["name"] == "levels.pt"
     assert found["IS-I3D"]["value"] >= 1
     assert found["KVD"]["reference"] == 4
     assert report["nearest"]["compared"] == 4
