@@ -15,6 +15,7 @@ from pavdit.audio.mel import mel_images
 from pavdit.cli.outputs import place_clips, stem_of
 from pavdit.clip import Clip, ClipSpec, DataError
 from pavdit.config import ConfigError
+from pavdit.data.layout import EXTENSIONS
 from pavdit.data.shards import content_key
 from pavdit.evaluation.features import BATCH
 from pavdit.evaluation.measures import Result, Sampling, mean
@@ -24,7 +25,7 @@ from pavdit.metrics.signal import psnr
 from pavdit.options import Choices
 from pavdit.pipeline import Pipeline
 from pavdit.progress import progress
-from pavdit.train.checkpoint import CheckpointError, open_checkpoint
+from pavdit.train.checkpoint import latest
 from pavdit.weights import bundled_names
 
 if TYPE_CHECKING:
@@ -47,11 +48,10 @@ def is_model(path: Path) -> bool:
         raise DataError(f"--generated: want a folder of clips, a checkpoint, a run or {names}, got {path}")
     if not path.is_dir():
         raise DataError(f"--generated: want a folder of clips, a checkpoint or a run, got the file {path}")
-    try:
-        open_checkpoint(path)
-    except CheckpointError:
-        return (path / "manifest.json").is_file()  # a damaged one is told by the one who loads it
-    return True
+    if (path / "manifest.json").is_file():  # some data sets have one, too
+        return not any(file.suffix.lower() in EXTENSIONS for file in path.iterdir())
+    found, damaged = latest(path)
+    return found is not None or bool(damaged)  # which the one who loads them tells
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 
 from pavdit.clip import ClipSpec
 from pavdit.config.schema import ConfigError, Model, one_line
+from pavdit.media.reader import FrameRule
 from pavdit.media.resize import Resize
 from pavdit.media.sound import Channel
 from pavdit.metrics.i3d import Fit
@@ -53,7 +54,9 @@ class Protocol(Model):
     resolutions: tuple[int, ...] = Field(..., min_length=1)
     """Height and width of the frames that are compared; the first one where none is asked for."""
     resize: Resize
-    """From a file's pictures to that size; `crop` is antialiased, `mmdiffusion` is not."""
+    """From a file's pictures to that size; only `crop` is antialiased."""
+    frame_rule: FrameRule
+    """Of a file with another rate: frames on screen at their `time`, or by `number` as torchvision counts."""
     reference_windows: Windows
     """Of a longer file: a clip from `every` frame on, `consecutive` ones, the `first`, or one at `random`."""
     generated_windows: Windows

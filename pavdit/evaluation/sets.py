@@ -182,7 +182,14 @@ class FolderSet:
         path, start = self.windows[index][0].path, self.windows[index][1]
         rules = self.protocol
         try:
-            return read_clip(path, self.spec, start_seconds=start, resize=rules.resize, channel=rules.channel)
+            return read_clip(
+                path,
+                self.spec,
+                start_seconds=start,
+                resize=rules.resize,
+                channel=rules.channel,
+                frame_rule=rules.frame_rule,
+            )
         except DataError as error:
             self._leave_out(path, error)
             raise
@@ -205,7 +212,8 @@ class FolderSet:
         """Of the file's content, the beginning, and how it is read."""
         digest = self.digests.of([source.path for source, _ in self.windows])
         self.digests.save()
-        way = f"{self.spec} {self.protocol.resize} {self.protocol.channel}"
+        rules = self.protocol
+        way = f"{self.spec} {rules.resize} {rules.channel} {rules.frame_rule}"
         return [content_key(digest[source.path], str(start), way) for source, start in self.windows]
 
 

@@ -23,6 +23,7 @@ def files(tmp_path_factory):
     noise_yamnet(root / "yamnet.npz")
     for name, seed in (("a", 0), ("b", 1)):
         clip_folder(root / name, seed)
+    (root / "a" / "manifest.json").write_text("[]")  # as of some data set, not of a checkpoint
     return root
 
 

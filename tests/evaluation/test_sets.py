@@ -12,6 +12,7 @@ from pavdit.clip import ClipSpec, DataError
 from pavdit.data.digests import FileDigests
 from pavdit.evaluation.features import Extractor, FeatureCache
 from pavdit.evaluation.sets import BounceSet, FolderSet
+from pavdit.media import read_clip
 
 SPEC = ClipSpec(num_frames=4, height=16, width=16)
 
@@ -122,3 +123,18 @@ def test_sound_at_a_rate_of_its_own(opened, tmp_path):
         places, _ = cache.rows(clips, clips.keys(), SPEC, extractor, "side")
         assert places == list(range(len(clips)))
     assert lengths == [17_640, 17_640]
+
+
+def test_the_protocols_rules_reach_the_reader_and_the_keys(opened, tmp_path, monkeypatch):
+    put(tmp_path / "set" / "a.mp4", 4)
+    asked = {}
+
+    def read(path, spec, *, start_seconds, **rules):
+        asked.update(rules)
+        return read_clip(path, spec, start_seconds=start_seconds, **rules)
+
+    monkeypatch.setattr("pavdit.evaluation.sets.read_clip", read)
+    peers = {"resize": "pvdm", "channel": "first", "frame_rule": "number"}
+    clips = opened("first", **peers)
+    assert clips[0].require(SPEC) and asked == peers
+    assert clips.keys() != opened("first").keys()
