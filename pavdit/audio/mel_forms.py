@@ -117,9 +117,13 @@ def form_filterbank(
     """Triangles of a form, ``(M, n_fft / 2 + 1)``, built in float64; shared, do not write to it."""
     with torch.inference_mode(False):
         to_mel, to_hz = (hz_to_mel, mel_to_hz) if form.scale == "slaney" else (_htk_mel, _htk_hz)
-        limits = to_mel(torch.tensor([form.f_min_hz, form.f_max_hz], dtype=torch.float64))
-        corners = torch.linspace(float(limits[0]), float(limits[1]), form.n_mels + 2, dtype=torch.float64)
-        bins = torch.arange(form.n_fft // 2 + 1, dtype=torch.float64) * (form.sample_rate / form.n_fft)
+        limits = to_mel(torch.tensor([form.f_min_hz, form.f_max_hz], dtype=torch.float64, device="cpu"))
+        corners = torch.linspace(
+            float(limits[0]), float(limits[1]), form.n_mels + 2, dtype=torch.float64, device="cpu"
+        )
+        bins = torch.arange(form.n_fft // 2 + 1, dtype=torch.float64, device="cpu") * (
+            form.sample_rate / form.n_fft
+        )
         corners_hz = to_hz(corners)
         weights = (
             triangles(corners_hz, bins) if form.straight_in == "hz" else triangles(corners, to_mel(bins))

@@ -24,6 +24,7 @@ from pavdit.evaluation.features import (
 from pavdit.evaluation.measures import Result, Sampling
 from pavdit.evaluation.protocol import Protocol
 from pavdit.evaluation.sets import BounceSet, EvaluationSet
+from pavdit.metrics.av_align import SHORT_SIDE
 from pavdit.metrics.networks import Network
 
 SILENT = 10 ** (-60 / 20)
@@ -110,7 +111,7 @@ class Comparison:
         version = self.protocol.av_align
         for side in self.sides:
             rows = self._rows(side, av_align_extractor(self.spec, version))
-            title = f"AV-Align ({version}), {side}"
+            title = f"AV-Align ({version}, {SHORT_SIDE} px), {side}"
             report.results.append(measures.of_av_align(rows, sampling, title))
         for side in self.sides:
             rows = self._rows(side, events_extractor(self.spec))

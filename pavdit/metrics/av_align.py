@@ -10,7 +10,6 @@ pixels and grows with the size of the picture, so pictures are brought to one si
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,9 +50,9 @@ class Alignment:
 
     @property
     def score(self) -> float:
-        """Intersection over union; nan where there is neither onset nor peak, or (2023) no union is left."""
+        """Intersection over union; nan where there is neither onset nor peak."""
         union = self.onsets + self.peaks - self.coinciding
-        return self.coinciding / union if union > 0 else float("nan")
+        return self.coinciding / union if union else float("nan")
 
 
 def av_align(clip: Clip, version: Version = "2025") -> Alignment:
@@ -67,13 +66,6 @@ def av_align(clip: Clip, version: Version = "2025") -> Alignment:
     onsets = onset_times(clip.wave.numpy(), clip.sample_rate)
     peaks = motion_peaks(motion(grey(short_side(clip.frames))), fps, version)
     return Alignment(len(onsets), len(peaks), coinciding(onsets, peaks, fps, version))
-
-
-def mean_score(alignments: Sequence[Alignment]) -> tuple[float, int]:
-    """Mean score of the clips that have one (nan without any), and how many have none."""
-    scores = np.array([a.score for a in alignments])
-    defined = scores[~np.isnan(scores)]
-    return float(defined.mean()) if len(defined) else float("nan"), len(scores) - len(defined)
 
 
 def short_side(frames: Tensor, side: int = SHORT_SIDE) -> Tensor:

@@ -60,7 +60,7 @@ def test_two_folders(evaluate, files, tmp_path):
     assert fad["value"] > 0 and fad["low"] < fad["value"] < fad["high"] and fad["network"]["sha256"]
     assert fad["notes"] == ["4 features of 1024 dimensions: rank deficient, biased upwards"]
     assert [n for n, _ in fad["curve"]] == [2, 4] and fad["curve"][1][1] == fad["value"]
-    assert {"AV-Align (2025), generated", "event sync, generated: F1"} < set(found)
+    assert {"AV-Align (2025, 256 px), generated", "event sync, generated: F1"} < set(found)
     assert set(report["left_out"]) >= {
         "FVD, KVD, IS-I3D", "FAD", "PSNR of reconstruction", "nearest training clip"
     }  # fmt: skip
