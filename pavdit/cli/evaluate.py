@@ -168,11 +168,15 @@ def evaluate(arguments: argparse.Namespace, device: torch.device, console: Conso
 
     cache = FeatureCache(output / "features", console)
     comparison = Comparison(generated, reference, protocol, spec, cache, device)
-    report = comparison.run(networks, training, Sampling(arguments.bootstrap, arguments.seed))
-    if model is None:
-        report.left_out["PSNR of reconstruction"] = "want a model as --generated"
+    sampling = Sampling(arguments.bootstrap, arguments.seed)
+    report = comparison.run(networks, training, sampling)
+    rebuilt = (
+        "want a model as --generated" if model is None else model.reconstruction(reference, spec, sampling)
+    )
+    if isinstance(rebuilt, str):
+        report.left_out["PSNR of reconstruction"] = rebuilt
     else:
-        report.results += model.reconstruction(reference, Sampling(arguments.bootstrap, arguments.seed))
+        report.results += rebuilt
     draw_sheet(generated, reference, spec, output / "contact-sheet.png")
     if reason := draw_curves(report.results, output / "curves.png"):
         report.left_out["curves.png"] = reason

@@ -124,21 +124,28 @@ class ModelSide:
         return folder
 
     @torch.inference_mode()
-    def reconstruction(self, reference: EvaluationSet, sampling: Sampling) -> list[Result]:
-        """PSNR of real clips that went through the autoencoder, frames as they are delivered."""
-        codec, spec, mel = self.pipe.codec, self.pipe.config.clip, self.pipe.config.mel
+    def reconstruction(
+        self, reference: EvaluationSet, spec: ClipSpec, sampling: Sampling
+    ) -> list[Result] | str:
+        """PSNR of real clips that went through the autoencoder, frames as they are delivered; or why not."""
+        codec, own, mel = self.pipe.codec, self.pipe.config.clip, self.pipe.config.mel
+        if spec != own:
+            return f"want the model's own clips, {own.height} x {own.width}, got {spec.height} x {spec.width}"
         size = BATCH[codec.device.type]
         values: dict[str, list[torch.Tensor]] = {"video": [], "mel images": []}
-        clips = self._readable(reference, spec)
-        for group in (clips[i : i + size] for i in range(0, len(clips), size)):
-            frames, images = codec.to_frames(*codec.encode(group, "video", "audio"))
-            assert frames is not None and images is not None  # noqa: S101 - both streams are decoded
-            waves = torch.stack([clip.wave for clip in group]).to(codec.device)
-            true = torch.stack([clip.frames for clip in group])
-            values["video"].append(psnr(frames.cpu(), true, 255.0))
-            values["mel images"].append(
-                psnr(images.float().clamp(-1, 1).cpu(), mel_images(waves, spec, mel).cpu(), 2.0)
-            )
+        clips = self._readable(reference)
+        with progress(self.console, "reconstruction") as tell:
+            for first in range(0, len(clips), size):
+                group = clips[first : first + size]
+                frames, images = codec.to_frames(*codec.encode(group, "video", "audio"))
+                assert frames is not None and images is not None  # noqa: S101 - both streams are decoded
+                waves = torch.stack([clip.wave for clip in group]).to(codec.device)
+                true = torch.stack([clip.frames for clip in group])
+                values["video"].append(psnr(frames.cpu(), true, 255.0))
+                values["mel images"].append(
+                    psnr(images.float().clamp(-1, 1).cpu(), mel_images(waves, spec, mel).cpu(), 2.0)
+                )
+                tell(first + len(group), len(clips))
         return [
             mean(f"reconstruction: {name}, PSNR, dB", torch.cat(parts), sampling)
             for name, parts in values.items()
@@ -146,16 +153,13 @@ class ModelSide:
         ]
 
     @staticmethod
-    def _readable(reference: EvaluationSet, spec: ClipSpec) -> list[Clip]:
+    def _readable(reference: EvaluationSet) -> list[Clip]:
         clips = []
         for place in range(min(len(reference), RECONSTRUCTED)):
             try:
-                clip = reference.read(place)
+                clips.append(reference.read(place))
             except DataError:  # the set has noted it
                 continue
-            if clip.frames.shape[2:] != (spec.height, spec.width):
-                return []
-            clips.append(clip)
         return clips
 
     def training(
