@@ -32,8 +32,9 @@ from pavdit.metrics.nearest import features as look_of
 from pavdit.metrics.networks import Network
 from pavdit.progress import progress
 
-BATCH = {"cpu": 4, "cuda": 32}
-"""Clips at a time, by the type of the device."""
+BATCH = {"cpu": 1, "cuda": 32}
+"""Clips at a time, by the type of the device: on a CPU, I3D spends a quarter of its time on the memory of
+several."""
 
 MOST_EVENTS = 1024
 """Of a kind in a clip; onsets lie at least 2 ms apart."""
