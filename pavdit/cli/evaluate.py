@@ -168,7 +168,7 @@ def evaluate(arguments: argparse.Namespace, device: torch.device, console: Conso
 
     cache = FeatureCache(output / "features", console)
     comparison = Comparison(generated, reference, protocol, spec, cache, device)
-    sampling = Sampling(arguments.bootstrap, arguments.seed)
+    sampling = Sampling(arguments.bootstrap, arguments.seed, console)
     report = comparison.run(networks, training, sampling)
     rebuilt = (
         "want a model as --generated" if model is None else model.reconstruction(reference, spec, sampling)

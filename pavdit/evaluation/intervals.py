@@ -28,7 +28,14 @@ class Interval:
 
 
 def bootstrap(
-    value: float, draw: Draw, counts: tuple[int, int], draws: int, seed: int, *, moved: bool = False
+    value: float,
+    draw: Draw,
+    counts: tuple[int, int],
+    draws: int,
+    seed: int,
+    *,
+    moved: bool = False,
+    tell: Callable[[int, int], None] | None = None,
 ) -> Interval:
     """The interval of a number.
 
@@ -39,10 +46,15 @@ def bootstrap(
         draws: how often they are drawn; 0: no interval.
         seed: of what is drawn.
         moved: draws are shifted, and are to have their mean at `value`.
+        tell: called with how many draws are done, and of how many.
     """
     if not draws:
         return Interval(np.nan, np.nan)
-    found = np.array([draw(a, b) for a, b in _weights(counts, draws, seed)])
+    found = np.empty(draws)
+    for i, weights in enumerate(_weights(counts, draws, seed)):
+        found[i] = draw(*weights)
+        if tell is not None:
+            tell(i + 1, draws)
     found = found[np.isfinite(found)]  # a draw without any event has no mean offset
     if not len(found):
         return Interval(np.nan, np.nan)

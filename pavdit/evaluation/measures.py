@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from pavdit.evaluation.intervals import Draw, bootstrap, frechet_draw, kernel_draw, ratio_draw
@@ -15,6 +17,7 @@ from pavdit.metrics.event_sync import match_events
 from pavdit.metrics.kernel_distance import kernel_distance
 from pavdit.metrics.networks import Network
 from pavdit.metrics.probabilities import inception_score
+from pavdit.progress import progress
 
 CURVE_SHARES = (8, 4, 2)
 """A Fréchet distance falls with the number of clips; its curve has these parts of them, and all."""
@@ -55,6 +58,8 @@ class Sampling:
 
     draws: int
     seed: int
+    console: Console | None = None
+    """Where progress is shown: with thousands of clips, draws of wide features take minutes."""
 
     def result(
         self,
@@ -70,7 +75,9 @@ class Sampling:
         moved: bool = False,
     ) -> Result:
         """A number times `scale`, with its interval."""
-        interval = bootstrap(value, draw, counts, self.draws, self.seed, moved=moved)
+        shown = nullcontext() if self.console is None else progress(self.console, f"{name}: interval")
+        with shown as tell:
+            interval = bootstrap(value, draw, counts, self.draws, self.seed, moved=moved, tell=tell)
         return Result(
             name,
             scale * value,
