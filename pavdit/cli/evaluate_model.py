@@ -31,8 +31,8 @@ from pavdit.weights import bundled_names
 if TYPE_CHECKING:
     from rich.console import Console
 
-RECONSTRUCTED = 256
-"""Reference clips that go through the autoencoder, at most."""
+RECONSTRUCTED = {"cpu": 32, "cuda": 256}
+"""Reference clips that go through the autoencoder, at most, by the type of the device."""
 
 
 def is_model(path: Path) -> bool:
@@ -152,10 +152,9 @@ class ModelSide:
             if parts
         ]
 
-    @staticmethod
-    def _readable(reference: EvaluationSet) -> list[Clip]:
+    def _readable(self, reference: EvaluationSet) -> list[Clip]:
         clips = []
-        for place in range(min(len(reference), RECONSTRUCTED)):
+        for place in range(min(len(reference), RECONSTRUCTED[self.pipe.codec.device.type])):
             try:
                 clips.append(reference.read(place))
             except DataError:  # the set has noted it
