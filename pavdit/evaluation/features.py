@@ -8,6 +8,7 @@ the disk.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from pavdit.data.shards import Rows, Shards, content_key
 from pavdit.evaluation.protocol import FadRules
 from pavdit.evaluation.sets import EvaluationSet
 from pavdit.media.sound import Channel
-from pavdit.metrics.av_align import Version, av_align
+from pavdit.metrics.av_align import Alignment, Version, av_align
 from pavdit.metrics.event_sync import detect
 from pavdit.metrics.i3d import Fit, i3d_input
 from pavdit.metrics.nearest import features as look_of
@@ -125,11 +126,12 @@ def events_extractor(spec: ClipSpec) -> Extractor:
 def av_align_extractor(spec: ClipSpec, version: Version) -> Extractor:
     """``onsets``, ``peaks``, ``coinciding``: ``(B,)`` of `pavdit.metrics.av_align`."""
 
+    def one(frames: Tensor, wave: Tensor) -> Alignment:
+        return av_align(Clip(frames, wave, spec.fps, spec.sample_rate), version)
+
     def run(frames: Tensor, wave: Tensor) -> dict[str, Tensor]:
-        found = [
-            av_align(Clip(f, w, spec.fps, spec.sample_rate), version)
-            for f, w in zip(frames, wave, strict=True)
-        ]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # a clip keeps one core busy, and no more
+            found = list(pool.map(one, frames, wave))
         return {
             "onsets": torch.tensor([one.onsets for one in found]),
             "peaks": torch.tensor([one.peaks for one in found]),
