@@ -29,8 +29,8 @@ from pavdit.files import tensors_record
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
 
-ENCODING_BATCH = 16, 64
-"""On a CPU and on a GPU."""
+ENCODING_BATCH = {"cpu": 16, "cuda": 64}
+"""Clips, by the type of the device."""
 
 READING_CODE = ("clip.py", "media", "audio", "data/bounce")
 """Sources between a file and what MDSA sees; latents made by other code are not found."""
@@ -211,7 +211,7 @@ class LatentCache:
         shards: Sequence[Sequence[int]],
     ) -> Iterator[Rows]:
         """Encode the clips of these places in `_keys`, shard by shard; others read ahead."""
-        size = ENCODING_BATCH[self.device.type == "cuda"]
+        size = ENCODING_BATCH[self.device.type]
         for batches in read_ahead(clips, self.config.clip, shards, size, num_workers):
             yield self._rows(clips, say, batches)
 
