@@ -61,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="of the sampler (default: as configured)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: as configured)")
     parser.add_argument("--task", default="auto", help="auto, t2av, v2a, a2v, t2v or t2a")
+    parser.add_argument(
+        "--pipeline",
+        help="joint (the default): picture and sound at once; two-step: a picture, then sound to it; "
+        "two-step-sound-first: the reverse",
+    )
     parser.add_argument("--video", type=Path, help="file whose picture is given; its sound is made")
     parser.add_argument("--audio", type=Path, help="file whose sound is given; its picture is made")
     parser.add_argument(
@@ -237,6 +242,7 @@ def choices_of(pipeline: ClipMaker, arguments: argparse.Namespace) -> dict[str, 
     return choices | {
         "guidance_interval": None if interval is None else (interval[0], interval[1]),
         "step_cache": None if cache is None else StepCache.parse(cache),
+        "pipeline": arguments.pipeline,
     }
 
 
