@@ -4,7 +4,7 @@ A YAML file and the command line fill the same models. An unknown key is an erro
 configuration beside its output.
 """
 
-from pavdit.config.load import load_run, parse_run
+from pavdit.config.load import assign, load_run, parse_as, parse_run, read_run
 from pavdit.config.model import (
     LANGUAGE_MODELS,
     TASKS,
@@ -16,10 +16,11 @@ from pavdit.config.model import (
     ModelConfig,
     STDiTConfig,
     StreamDropoutConfig,
+    SystemModel,
     TextConfig,
 )
 from pavdit.config.presets import PRESETS, base, medium, small, tiny, xl
-from pavdit.config.run import DataConfig, RunConfig, TrainConfig
+from pavdit.config.run import DataConfig, LoopConfig, RunConfig, SystemRun, TrainConfig
 from pavdit.config.schema import ConfigError, Model, one_line
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "DiscriminatorConfig",
     "FlowConfig",
     "Layout",
+    "LoopConfig",
     "MDSAConfig",
     "MelConfig",
     "Model",
@@ -38,13 +40,18 @@ __all__ = [
     "RunConfig",
     "STDiTConfig",
     "StreamDropoutConfig",
+    "SystemModel",
+    "SystemRun",
     "TextConfig",
     "TrainConfig",
+    "assign",
     "base",
     "load_run",
     "medium",
     "one_line",
+    "parse_as",
     "parse_run",
+    "read_run",
     "small",
     "tiny",
     "xl",
