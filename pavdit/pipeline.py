@@ -17,12 +17,12 @@ from pavdit.clip import Clip, Origin, as_fraction
 from pavdit.codec import Codec
 from pavdit.compile_cache import cache_dir, use_cache
 from pavdit.config import DataConfig, ModelConfig
+from pavdit.encoders import Autoencoder
 from pavdit.files import file_record
 from pavdit.flow.graph import Graphs
 from pavdit.flow.sampler import Callback
 from pavdit.generated import Clips, Generated
 from pavdit.latents import PlaneLayout, Planes
-from pavdit.mdsa.autoencoder import MDSA
 from pavdit.media import read_clip
 from pavdit.nn.frame_attention import set_backend
 from pavdit.options import Choices, SamplingOptions
@@ -43,7 +43,7 @@ class Pipeline:
 
     Args:
         config: sizes.
-        mdsa: the autoencoder.
+        autoencoder: whatever makes planes of clips and clips of planes.
         generator: STDiT and its text encoder; None where only the autoencoder is trained yet.
         runtime: where and how they run; None: on the CPU, as suits it.
         model_hash: names the weights, for provenance.
@@ -54,7 +54,7 @@ class Pipeline:
     def __init__(
         self,
         config: ModelConfig,
-        mdsa: MDSA,
+        autoencoder: Autoencoder,
         generator: Generator | None = None,
         *,
         runtime: Runtime | None = None,
@@ -66,12 +66,12 @@ class Pipeline:
         self.config, self.model_hash, self.data, self.checkpoint = config, model_hash, data, checkpoint
         place = runtime.device, runtime.dtype
         self.graphs = Graphs() if runtime.graph.on else None
-        self.codec = Codec(config, mdsa.to(*place).eval(), *place, self.graphs)
+        self.codec = Codec(config, autoencoder.to(*place).eval(), *place, self.graphs)
         self.generator = None if generator is None else generator.to(*place).eval()
         self.layout = PlaneLayout.choose(config.grid, config.stdit.layout)
         _, rows, columns = config.grid
         self.attention = {"decode": runtime.attention_of(rows * columns, config.mdsa.head_dim)}
-        set_backend(mdsa, self.attention["decode"].backend)
+        set_backend(autoencoder, self.attention["decode"].backend)
         self.networks = None
         if self.generator is not None:
             stdit = self.generator.stdit
@@ -84,9 +84,9 @@ class Pipeline:
                 self.networks.compile_blocks()
 
     @property
-    def mdsa(self) -> MDSA:
-        """The autoencoder."""
-        return self.codec.mdsa
+    def autoencoder(self) -> Autoencoder:
+        """What makes planes of clips and clips of planes."""
+        return self.codec.autoencoder
 
     @property
     def stats(self) -> dict[str, str]:

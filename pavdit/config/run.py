@@ -132,6 +132,9 @@ class TrainConfig(LoopConfig):
     stage: Literal["autoencoder", "generator"]
     autoencoder: Path | None = None
     """Checkpoint, run directory or bundled weights of the trained autoencoder, for `stage: generator`."""
+    audio_autoencoder: Path | None = None
+    """The same of the sound's own one, where `autoencoder` counts for the picture alone: the generator joins
+    the latents of two frozen encoders that have never met. None: `autoencoder` is of both."""
     latent_cache: Path | None = None
     """Where the generator's clips lie encoded, for any number of runs; None: `latents` beside `run_dir`."""
     latent_dtype: Literal["float32", "float16"] = "float32"
@@ -165,6 +168,10 @@ class TrainConfig(LoopConfig):
     def _check(self) -> TrainConfig:
         if self.stage == "generator" and self.autoencoder is None:
             raise ValueError("train: want autoencoder (a checkpoint) for stage 'generator', got none")
+        if self.stage == "autoencoder" and self.audio_autoencoder is not None:
+            raise ValueError(
+                f"train: want audio_autoencoder for stage 'generator' alone, got {self.audio_autoencoder}"
+            )
         if self.stage == "generator" and self.first_stage is not None:
             raise ValueError(f"train: want first_stage for stage 'autoencoder' alone, got {self.first_stage}")
         if self.disc_start and self.first_stage is None:
@@ -192,3 +199,13 @@ class RunConfig(SystemRun):
     system: None = None
     model: ModelConfig
     train: TrainConfig
+
+    @model_validator(mode="after")
+    def _check_streams(self) -> RunConfig:
+        streams, alone = self.model.mdsa.streams, self.train.audio_autoencoder is None
+        if self.train.stage == "generator" and streams != "both" and (alone or streams == "audio"):
+            raise ValueError(
+                "train: want an autoencoder of the picture and an audio_autoencoder, or one of both streams, "
+                f"got model.mdsa.streams {streams!r} and audio_autoencoder {self.train.audio_autoencoder}"
+            )
+        return self

@@ -13,7 +13,7 @@ from pavdit.codec import Codec
 from pavdit.config import TASKS, ConfigError, RunConfig
 from pavdit.contact_sheet import contact_sheet
 from pavdit.data.latent_cache import LatentSet
-from pavdit.mdsa.autoencoder import MDSA
+from pavdit.encoders import Autoencoder
 from pavdit.metrics.pairs import pair_distances, right_against_wrong
 from pavdit.text import TextEncoder
 from pavdit.train.draws import Draws
@@ -48,7 +48,7 @@ class GeneratorStage:
         config: RunConfig,
         train: LatentSet,
         held_out: LatentSet | None,
-        autoencoder: MDSA,
+        autoencoder: Autoencoder,
         device: torch.device,
         text: TextEncoder | None = None,
     ) -> None:
@@ -80,7 +80,7 @@ class GeneratorStage:
         """
         run = encode_run(config, device, console)
         train, held_out = run.latents()
-        return run.config, cls(run.config, train.on(device), held_out, run.mdsa, device, run.captions)
+        return run.config, cls(run.config, train.on(device), held_out, run.autoencoder, device, run.captions)
 
     def loss(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
         """Mean squared velocity error of a part of update `step`."""
