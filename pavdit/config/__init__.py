@@ -4,6 +4,7 @@ A YAML file and the command line fill the same models. An unknown key is an erro
 configuration beside its output.
 """
 
+from pavdit.config.adapter import AdapterConfig, AdapterShape
 from pavdit.config.load import load_run, parse_run
 from pavdit.config.model import (
     LANGUAGE_MODELS,
@@ -26,6 +27,8 @@ __all__ = [
     "LANGUAGE_MODELS",
     "PRESETS",
     "TASKS",
+    "AdapterConfig",
+    "AdapterShape",
     "ConfigError",
     "DataConfig",
     "DiscriminatorConfig",
