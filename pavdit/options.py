@@ -9,6 +9,7 @@ from typing import Literal, TypedDict
 from pavdit.config import TASKS, FlowConfig
 from pavdit.flow.schedule import time_grid
 from pavdit.flow.step_cache import StepCache, Use, exactly
+from pavdit.tasks import JOINT, PIPELINES
 
 Method = Literal["euler", "heun"]
 
@@ -24,6 +25,8 @@ class Choices(TypedDict, total=False):
     """Times t in which guidance is applied; a step outside costs half as much."""
     step_cache: StepCache | None
     """Which steps reuse what the middle blocks added; without one every step computes all."""
+    pipeline: str | None
+    """One of `pavdit.tasks.PIPELINES`: whether both streams are made at once or one after the other."""
 
 
 OPTION_OF = {"steps": "num_steps", "guidance": "guidance_scale"}
@@ -42,6 +45,7 @@ class SamplingOptions:
         method: integrator.
         reflect: fold into [-1, 1] after each step.
         step_cache: which steps reuse what a range of blocks added; None: none does.
+        pipeline: one of `pavdit.tasks.PIPELINES`, for the task ``t2av``.
 
     Raises:
         ValueError: an option cannot be used; the message names it.
@@ -54,10 +58,15 @@ class SamplingOptions:
     method: Method = "euler"
     reflect: bool = True
     step_cache: StepCache | None = None
+    pipeline: str = JOINT
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"task: want {', '.join(TASKS)}, got {self.task!r}")
+        if self.pipeline not in PIPELINES:
+            raise ValueError(f"pipeline: want {', '.join(PIPELINES)}, got {self.pipeline!r}")
+        if self.pipeline != JOINT and self.task != "t2av":
+            raise ValueError(f"pipeline {self.pipeline}: want task t2av, of both streams, got {self.task}")
         if self.num_steps < 1:
             raise ValueError(f"steps: want num_steps >= 1, got {self.num_steps}")
         if not self.guidance_scale >= 0:
@@ -89,6 +98,12 @@ class SamplingOptions:
         """Whether any step may need both halves."""
         return self.guidance_scale != 1.0
 
+    def in_steps(self) -> list[SamplingOptions]:
+        """The same for each of the pipeline's tasks, which follow each other."""
+        if self.pipeline == JOINT:
+            return [self]
+        return [replace(self, task=task, pipeline=JOINT) for task in PIPELINES[self.pipeline]]
+
     def unguided(self) -> SamplingOptions:
         """The same without guidance, for a batch of null captions."""
         return replace(self, guidance_scale=1.0)
@@ -111,6 +126,7 @@ class SamplingOptions:
             "guidance_interval": f"{exactly(low)}-{exactly(high)}",
             "step_cache": str(self.step_cache or "none"),
             "task": self.task,
+            "pipeline": self.pipeline,
         }
 
     @staticmethod
@@ -128,6 +144,7 @@ class SamplingOptions:
             "guidance": float(described["guidance"]),
             "guidance_interval": (low, high),
             "step_cache": None if cache == "none" else StepCache.parse(cache),
+            "pipeline": described.get("pipeline", JOINT),  # earlier versions had no other
         }
 
     def kernels(self) -> tuple[object, ...]:

@@ -14,6 +14,7 @@ from pavdit.batching import Request
 from pavdit.clip import Clip, Origin
 from pavdit.options import Choices, SamplingOptions
 from pavdit.runtime import Settings
+from pavdit.tasks import JOINT
 
 CIRCUMSTANCES = ("checkpoint", "device", "compile", "attention", "batch", "given")
 """Where and by what a clip was made; all else decides which clip it is, but for rounding."""
@@ -40,6 +41,7 @@ def provenance_of(
 
 def is_same_clip(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     """Whether both files hold the same clip, up to rounding; `other` may say more than a provenance."""
+    other = {"pipeline": JOINT, **other}  # files of earlier versions do not say it
     return all(other.get(key) == value for key, value in one.items() if key not in CIRCUMSTANCES)
 
 

@@ -19,6 +19,15 @@ MADE_ALONE: dict[str, Stream] = {"t2v": "video", "t2a": "audio"}
 
 STREAMS: tuple[Stream, ...] = ("video", "audio")
 
+JOINT = "joint"
+PIPELINES: dict[str, tuple[str, ...]] = {
+    JOINT: ("t2av",),
+    "two-step": ("t2v", "v2a"),
+    "two-step-sound-first": ("t2a", "a2v"),
+}
+"""Ways from text to both streams, as the tasks that follow each other: both at once, or one stream, then the
+other to it."""
+
 
 def choose_task(task: str, video: Clip | None, audio: Clip | None) -> str:
     """Make ``auto`` a task.

@@ -11,8 +11,10 @@ from numerics import LATENTS, error
 from pavdit.config import TASKS
 from pavdit.data.bounce import BounceClips
 from pavdit.media import probe, read_clip, write_clip
+from pavdit.options import SamplingOptions
 from pavdit.pipeline import Pipeline
 from pavdit.provenance import Recipe, is_same_clip
+from pavdit.sampling import BoundVelocity, encode_captions, place_given, sample_batch
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,43 @@ def test_the_stream_that_is_not_made_stays_noise(pipeline, noise_of, task, still
     frames = pipeline.layout.frames_of(still)
     assert torch.equal(made.latent[:, frames], noise_of[0][0][:, frames])
     assert not torch.equal(made.latent[:, ~frames], noise_of[0][0][:, ~frames])
+
+
+@pytest.mark.parametrize(
+    ("way", "first", "second", "stream"),
+    [("two-step", "t2v", "v2a", "video"), ("two-step-sound-first", "t2a", "a2v", "audio")],
+)
+def test_two_steps_are_one_task_and_then_the_other_on_its_planes(
+    pipeline, noise_of, way, first, second, stream
+):
+    prompt, steps = pipeline.config.text.class_names[0], []
+    [made] = pipeline(
+        prompt, seed=3, steps=2, pipeline=way, callback=lambda step, total, _: steps.append((step, total))
+    )
+    [alone] = pipeline(prompt, seed=3, steps=2, task=first)
+    first_noise, second_noise, again = noise_of
+    assert torch.equal(first_noise, again) and not torch.equal(first_noise, second_noise)
+    given = pipeline.layout.frames_of(stream)
+    assert torch.equal(made.latent[:, given], alone.latent[:, given])
+    start, target = place_given(second_noise, alone.latent[None], second, pipeline.layout)
+    config, text = pipeline.config, pipeline.generator.text
+    velocity = BoundVelocity(
+        pipeline.generator.stdit,
+        encode_captions(text, [prompt], 1, config, torch.device("cpu")),
+        SamplingOptions(second, 2, config.flow.guidance_scale),
+        fps=10.0,
+    )
+    with torch.no_grad():
+        assert torch.equal(made.latent, sample_batch(velocity, start, target=target)[0])
+    assert torch.equal(made.clip.frames, alone.clip.frames) == (stream == "video")
+    assert torch.equal(made.clip.wave, alone.clip.wave) == (stream == "audio")
+    assert made.clip.frames.any() and made.clip.wave.any() and made.clip.label == prompt
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    facts = made.provenance
+    assert (facts["task"], facts["pipeline"]) == ("t2av", way)
+    joint = pipeline.provenance(prompt, seed=3, steps=2)[0]
+    assert not is_same_clip(joint, facts)
+    assert is_same_clip(joint, {k: v for k, v in joint.items() if k != "pipeline"}), "of an earlier version"
 
 
 def test_a_seed_means_the_clip_whatever_the_batch(pipeline, noise_of):
@@ -208,6 +247,7 @@ def test_a_saved_clip_reads_back_and_says_where_it_came_from(pipeline, tmp_path)
         "tier",
         "guidance_interval",
         "step_cache",
+        "pipeline",
     }
     assert made.provenance["seed"] == "11" and made.provenance["guidance"] == "1.5"
     assert made.provenance.items() <= info.metadata.items()
@@ -219,6 +259,11 @@ def test_a_saved_clip_reads_back_and_says_where_it_came_from(pipeline, tmp_path)
         ({"prompt": "yodelling"}, "prompt: want .* got 'yodelling'"),
         ({"task": "t2x"}, "task: want auto, t2av, v2a, a2v, t2v, t2a, got 't2x'"),
         ({"task": "v2a"}, "task v2a: want video to be given, got neither stream"),
+        ({"pipeline": "three"}, "pipeline: want joint, two-step, two-step-sound-first, got 'three'"),
+        (
+            {"pipeline": "two-step", "task": "t2v"},
+            "pipeline two-step: want task t2av, .*, got t2v",
+        ),
         ({"task": "t2av", "video": "clip"}, "task t2av: want neither stream to be given, got video"),
         ({"video": "clip", "audio": "clip"}, "want video or audio to be given, got both"),
         ({"n": 0}, "n: want at least 1 clip, got 0"),
@@ -261,7 +306,13 @@ def test_a_generators_checkpoint_needs_nothing_else(nano_generator_run, tmp_path
     assert torch.equal(moved.encode(clip)[0].hw, pipeline.encode(clip)[0].hw)
 
 
-AWKWARD = {"guidance": 1.2345678901234567, "guidance_interval": (1e-5, 0.9), "step_cache": None, "steps": 3}
+AWKWARD = {
+    "guidance": 1.2345678901234567,
+    "guidance_interval": (1e-5, 0.9),
+    "step_cache": None,
+    "steps": 3,
+    "pipeline": "joint",
+}
 
 
 @pytest.mark.parametrize("stream", [None, "video"])

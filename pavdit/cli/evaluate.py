@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--generated",
         type=Path,
         metavar="DIR|MODEL",
-        help="a folder of clips; or a generator's checkpoint, run or bundled weights, which make them first",
+        help="a folder of clips; or a generator's checkpoint, run or bundled weights, which make them first: "
+        "MODEL at once, MODEL:two-step or MODEL:two-step-sound-first one stream after the other",
     )
     parser.add_argument(
         "--reference", type=Path, metavar="DIR|bounce", help="a folder of real clips, or the procedural set"

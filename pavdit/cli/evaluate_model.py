@@ -25,6 +25,7 @@ from pavdit.metrics.signal import psnr
 from pavdit.options import Choices
 from pavdit.pipeline import Pipeline
 from pavdit.progress import progress
+from pavdit.tasks import JOINT, PIPELINES
 from pavdit.train.checkpoint import latest
 from pavdit.weights import bundled_names
 
@@ -35,12 +36,19 @@ RECONSTRUCTED = {"cpu": 32, "cuda": 256}
 """Reference clips that go through the autoencoder, at most, by the type of the device."""
 
 
+def split_pipeline(named: Path) -> tuple[Path, str]:
+    """Weights and how they make both streams: ``bounce-64:two-step``; without one, at once."""
+    model, _, pipeline = str(named).rpartition(":")
+    return (Path(model), pipeline) if model and pipeline in PIPELINES else (named, JOINT)
+
+
 def is_model(path: Path) -> bool:
     """Whether `--generated` means weights, and not a folder of clips.
 
     Raises:
         DataError: it is neither.
     """
+    path, _ = split_pipeline(path)
     if not path.exists():
         if str(path) in bundled_names():
             return True
@@ -80,7 +88,8 @@ class ModelSide:
             DataError: they are damaged.
             ConfigError: they are an autoencoder's, or make clips of another length or rate than the protocol.
         """
-        pipe = Pipeline.from_pretrained(arguments.generated, arguments.device)
+        weights, pipeline = split_pipeline(arguments.generated)
+        pipe = Pipeline.from_pretrained(weights, arguments.device)
         own = pipe.config.clip
         if pipe.generator is None:
             raise ConfigError(f"{arguments.generated}: want a generator's weights, got an autoencoder's")
@@ -89,7 +98,11 @@ class ModelSide:
                 f"{arguments.generated}: want weights for the protocol's {spec.num_frames} frames at "
                 f"{float(spec.fps):g} fps, got {own.num_frames} at {float(own.fps):g}"
             )
-        choices: Choices = {"steps": arguments.steps, "guidance": arguments.guidance}
+        choices: Choices = {
+            "steps": arguments.steps,
+            "guidance": arguments.guidance,
+            "pipeline": pipeline,
+        }
         return cls(pipe, choices, arguments.output, arguments.seed, console)
 
     def make(self, reference: EvaluationSet, count: int) -> Path:
@@ -182,5 +195,6 @@ class ModelSide:
             "model": self.pipe.model_hash,
             "steps": self.choices["steps"] or self.pipe.config.flow.num_steps,
             "guidance": self.choices["guidance"] or self.pipe.config.flow.guidance_scale,
+            "pipeline": self.choices["pipeline"],
             "first_seed": self.seed,
         }

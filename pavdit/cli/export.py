@@ -17,11 +17,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and say what was written."""
+    from pavdit.baselines import find_system
     from pavdit.cli.main import OK
-    from pavdit.train.checkpoint import open_checkpoint
+    from pavdit.config import RunConfig, SystemRun
+    from pavdit.train.checkpoint import open_checkpoint, system_of
     from pavdit.train.export import export
 
-    made = export(open_checkpoint(arguments.source), arguments.output, arguments.dtype)
+    system = system_of(arguments.source)
+    kind: type[SystemRun] = RunConfig if system is None else find_system(system, str(arguments.source)).run
+    made = export(open_checkpoint(arguments.source, kind), arguments.output, arguments.dtype)
     weights = [record.size for name, record in made.files.items() if name.endswith(".safetensors")]
     print(made.path)
     print(

@@ -11,12 +11,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pavdit.baselines.system import ClipMaker
     from pavdit.batching import BatchSize
     from pavdit.clip import Clip
-    from pavdit.options import Choices
-    from pavdit.pipeline import Pipeline
 
 DEFAULT_WEIGHTS = Path("bounce-64")
+
+OURS_ALONE = {
+    "text_path": None,
+    "graph": None,
+    "attention": "auto",
+    "tier": "exact",
+    "fp8": None,
+    "absorbed": None,
+    "guidance_interval": None,
+    "step_cache": None,
+    "error": False,
+}
+"""Arguments that a sibling system does not have, as they are when nobody asks for them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,12 +61,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="of the sampler (default: as configured)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: as configured)")
     parser.add_argument("--task", default="auto", help="auto, t2av, v2a, a2v, t2v or t2a")
+    parser.add_argument(
+        "--pipeline",
+        help="joint (the default): picture and sound at once; two-step: a picture, then sound to it; "
+        "two-step-sound-first: the reverse",
+    )
     parser.add_argument("--video", type=Path, help="file whose picture is given; its sound is made")
     parser.add_argument("--audio", type=Path, help="file whose sound is given; its picture is made")
     parser.add_argument(
         "--batch-size", type=_batch_size, default="auto", help="clips at a time (default: auto)"
     )
     parser.add_argument("--text-path", type=Path, help="the language model's folder, if it has moved")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="key=value",
+        help="a sibling system's own options: --set sampling.method=ddim",
+    )
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
     parser.add_argument("--device", default="auto")
     switch = argparse.BooleanOptionalAction
@@ -116,6 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pavdit.cli.given import read_given
     from pavdit.cli.main import INTERRUPTED_AND_SAVED, OK
     from pavdit.cli.outputs import draw_sheet, place_clips, require_output, sheet_path
+    from pavdit.pipeline import Pipeline
     from pavdit.tasks import STREAMS
 
     output: Path = arguments.output
@@ -128,7 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
         for stream in STREAMS
         if (path := getattr(arguments, stream)) is not None
     }
-    call: dict[str, Any] = {**given, "task": arguments.task, **choices_of(arguments)}
+    call: dict[str, Any] = {**given, "task": arguments.task, **choices_of(pipeline, arguments)}
     known = pipeline.provenance([w.prompt for w in wanted], seed=[w.seed for w in wanted], **call)
     places = place_clips(output, [w.stem for w in wanted], known)
     paths = list(dict.fromkeys(place.path for place in places))  # a clip asked for twice is made once
@@ -151,7 +177,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"interrupted; {saved} of {len(paths)} clips are saved in {output}, the same command goes on"
         )
         return INTERRUPTED_AND_SAVED
-    if arguments.error:
+    if arguments.error and isinstance(pipeline, Pipeline):
         error = pipeline.error_against_exact(wanted[0].prompt, seed=wanted[0].seed, **call)
         print(f"against exact: {error}")
     return OK
@@ -184,39 +210,44 @@ def wanted_clips(arguments: argparse.Namespace) -> list[Wanted]:
     return clips
 
 
-def load_pipeline(arguments: argparse.Namespace) -> Pipeline:
-    """The models, as the arguments want them to run."""
-    from pavdit.pipeline import Pipeline
+def load_pipeline(arguments: argparse.Namespace) -> ClipMaker:
+    """The models, as the arguments want them to run.
 
-    return Pipeline.from_pretrained(
-        arguments.checkpoint,
-        arguments.device,
-        arguments.text_path,
-        dtype=arguments.dtype,
-        graph=arguments.graph,
-        compile=arguments.compile,
-        attention=arguments.attention,
-        tier=arguments.tier,
-        fp8=arguments.fp8,
-        absorbed=arguments.absorbed,
-    )
+    Raises:
+        ValueError: an argument is not for this system.
+    """
+    from pavdit.cli.makers import SETTINGS, load_maker, system_behind
+
+    settings = {name: getattr(arguments, name) for name in SETTINGS}
+    if (system := system_behind(arguments.checkpoint)) is None:
+        own = ("text_path", "graph", "attention", "tier", "fp8", "absorbed")
+        settings |= {name: getattr(arguments, name) for name in own}
+    else:
+        for name, unasked in OURS_ALONE.items():
+            if getattr(arguments, name) != unasked:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option}: want pavdit's own weights, got those of {system}")
+    return load_maker(arguments.checkpoint, arguments.device, arguments.set, settings)
 
 
-def choices_of(arguments: argparse.Namespace) -> Choices:
+def choices_of(pipeline: ClipMaker, arguments: argparse.Namespace) -> dict[str, Any]:
     """How the samples are made."""
     from pavdit.flow.step_cache import StepCache
+    from pavdit.pipeline import Pipeline
 
+    choices = {"steps": arguments.steps, "guidance": arguments.guidance}
+    if not isinstance(pipeline, Pipeline):
+        return choices
     interval, cache = arguments.guidance_interval, arguments.step_cache
-    return {
-        "steps": arguments.steps,
-        "guidance": arguments.guidance,
+    return choices | {
         "guidance_interval": None if interval is None else (interval[0], interval[1]),
         "step_cache": None if cache is None else StepCache.parse(cache),
+        "pipeline": arguments.pipeline,
     }
 
 
 def make(
-    pipeline: Pipeline,
+    pipeline: ClipMaker,
     todo: Mapping[Path, Wanted],
     call: Mapping[str, Any],
     batch_size: BatchSize,

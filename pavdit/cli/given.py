@@ -11,12 +11,12 @@ from pavdit.tasks import Stream
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from pavdit.baselines.system import ClipMaker
     from pavdit.clip import Clip
     from pavdit.media import MediaInfo
-    from pavdit.pipeline import Pipeline
 
 
-def read_given(pipeline: Pipeline, path: Path, stream: Stream, console: Console) -> Clip:
+def read_given(pipeline: ClipMaker, path: Path, stream: Stream, console: Console) -> Clip:
     """Read a clip of which a stream is given, and tell `console` where it is of other sizes than the models.
 
     Raises:
@@ -28,7 +28,7 @@ def read_given(pipeline: Pipeline, path: Path, stream: Stream, console: Console)
     return clip
 
 
-def what_was_read(pipeline: Pipeline, info: MediaInfo, stream: Stream) -> str:
+def what_was_read(pipeline: ClipMaker, info: MediaInfo, stream: Stream) -> str:
     """What differs between a file and the clip that is read of it; empty: nothing."""
     spec, parts = pipeline.config.clip, []
     if info.duration_seconds > spec.duration_seconds + 1 / spec.fps:

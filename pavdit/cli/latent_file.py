@@ -14,7 +14,6 @@ from pavdit.config import ModelConfig
 from pavdit.files import replace_with_tensors
 from pavdit.latents import PLANE_NAMES, Planes
 from pavdit.pipeline import Pipeline
-from pavdit.train.checkpoint import architecture
 
 FORMAT = "pavdit-latents/1"
 
@@ -22,7 +21,7 @@ FORMAT = "pavdit-latents/1"
 def config_hash(config: ModelConfig) -> str:
     """12 hex digits that name an autoencoder's architecture."""
     return hashlib.sha256(
-        json.dumps(architecture(config, "autoencoder"), sort_keys=True).encode()
+        json.dumps(config.architecture("autoencoder"), sort_keys=True).encode()
     ).hexdigest()[:12]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pavdit.clip import DataError
-from pavdit.config import ModelConfig
+from pavdit.config import SystemModel
 from pavdit.contact_sheet import contact_sheet
 from pavdit.media import probe, read_clip
 from pavdit.media.picture import write_png
@@ -113,7 +113,7 @@ def sheet_path(output: Path, paths: Sequence[Path]) -> Path:
     return output / "contact-sheet.png"
 
 
-def draw_sheet(paths: Sequence[Path], config: ModelConfig, target: Path) -> None:
+def draw_sheet(paths: Sequence[Path], config: SystemModel, target: Path) -> None:
     """Draw the first clips, as their files hold them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Train an autoencoder or a generator from a YAML file."""
+"""Train an autoencoder, a generator or a sibling system from a YAML file."""
 
 from __future__ import annotations
 
@@ -32,11 +32,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train; exit code 75 where a signal ended it and the state is saved."""
+    from pavdit.baselines import find_system
     from pavdit.cli.main import INTERRUPTED_AND_SAVED, OK
-    from pavdit.config import load_run
-    from pavdit.train.run import run_training
+    from pavdit.config import parse_as, parse_run, read_run
+    from pavdit.train.run import run_training, train_system
 
-    config = load_run(arguments.config, tuple(arguments.set))
+    source = str(arguments.config)
+    tree = read_run(arguments.config, tuple(arguments.set))
+    if (name := tree.get("system")) is not None:
+        system = find_system(name, source)
+        run = parse_as(system.run, tree, source)
+        if arguments.plan:
+            raise ValueError(f"--plan: want a run of pavdit's own models, got one of {name}")
+        outcome = train_system(run, system.open_stage, arguments.resume)
+        return INTERRUPTED_AND_SAVED if outcome.interrupted else OK
+    config = parse_run(tree, source)
     if arguments.plan:
         from pavdit.train.plan import predict
 

@@ -5,7 +5,7 @@ configuration beside its output.
 """
 
 from pavdit.config.adapter import AdapterConfig, AdapterShape
-from pavdit.config.load import load_run, parse_run
+from pavdit.config.load import assign, load_run, parse_as, parse_run, read_run
 from pavdit.config.model import (
     LANGUAGE_MODELS,
     TASKS,
@@ -17,10 +17,11 @@ from pavdit.config.model import (
     ModelConfig,
     STDiTConfig,
     StreamDropoutConfig,
+    SystemModel,
     TextConfig,
 )
 from pavdit.config.presets import PRESETS, base, medium, small, tiny, xl
-from pavdit.config.run import DataConfig, RunConfig, TrainConfig
+from pavdit.config.run import DataConfig, LoopConfig, RunConfig, SystemRun, TrainConfig
 from pavdit.config.schema import ConfigError, Model, one_line
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "DiscriminatorConfig",
     "FlowConfig",
     "Layout",
+    "LoopConfig",
     "MDSAConfig",
     "MelConfig",
     "Model",
@@ -41,13 +43,18 @@ __all__ = [
     "RunConfig",
     "STDiTConfig",
     "StreamDropoutConfig",
+    "SystemModel",
+    "SystemRun",
     "TextConfig",
     "TrainConfig",
+    "assign",
     "base",
     "load_run",
     "medium",
     "one_line",
+    "parse_as",
     "parse_run",
+    "read_run",
     "small",
     "tiny",
     "xl",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from pavdit.config.presets import PRESETS
-from pavdit.config.run import RunConfig
+from pavdit.config.run import RunConfig, SystemRun
 from pavdit.config.schema import ConfigError, one_line
 
 
@@ -21,7 +21,12 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _set(tree: dict[str, Any], assignment: str) -> None:
+def assign(tree: dict[str, Any], assignment: str) -> None:
+    """Apply ``key.key=value``, its value YAML, to a configuration tree.
+
+    Raises:
+        ConfigError: it is no assignment, or goes into a value.
+    """
     key, equals, value = assignment.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set: want key.key=value, got {assignment!r}")
@@ -33,6 +38,21 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
             raise ConfigError(f"--set {assignment}: {parent} is a value, not a section")
         node = child
     node[last] = yaml.safe_load(value)
+
+
+Run = TypeVar("Run", bound=SystemRun)
+
+
+def parse_as(kind: type[Run], tree: dict[str, Any], source: str) -> Run:
+    """Validate a configuration tree of any system.
+
+    Raises:
+        ConfigError: unknown key, wrong type, or values that exclude each other; names `source`.
+    """
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {one_line(error)}") from None
 
 
 def parse_run(tree: dict[str, Any], source: str = "config") -> RunConfig:
@@ -49,17 +69,14 @@ def parse_run(tree: dict[str, Any], source: str = "config") -> RunConfig:
         if preset not in PRESETS:
             raise ConfigError(f"{source}: model.preset: want one of {', '.join(PRESETS)}, got {preset!r}")
         tree["model"] = _merge(PRESETS[preset]().model_dump(mode="json"), model)
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {one_line(error)}") from None
+    return parse_as(RunConfig, tree, source)
 
 
-def load_run(path: Path, assignments: tuple[str, ...] = ()) -> RunConfig:
-    """Read a YAML run configuration and apply ``key.key=value`` assignments.
+def read_run(path: Path, assignments: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read a YAML run configuration of any system and apply ``key.key=value`` assignments.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or does not validate.
+        ConfigError: the file is missing, or is not YAML.
     """
     try:
         tree = yaml.safe_load(path.read_text())
@@ -70,5 +87,14 @@ def load_run(path: Path, assignments: tuple[str, ...] = ()) -> RunConfig:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: want a mapping at the top, got {type(tree).__name__}")
     for assignment in assignments:
-        _set(tree, assignment)
-    return parse_run(tree, str(path))
+        assign(tree, assignment)
+    return tree
+
+
+def load_run(path: Path, assignments: tuple[str, ...] = ()) -> RunConfig:
+    """A run of ours from a YAML file and ``key.key=value`` assignments.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or does not validate.
+    """
+    return parse_run(read_run(path, assignments), str(path))

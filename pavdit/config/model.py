@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -189,12 +189,26 @@ class TextConfig(Model):
         return self.language if self.encoder == "classes" or self.encoder == "words" else self.encoder
 
 
-class ModelConfig(Model):
-    """All sizes of a system: clip, mel images, autoencoder, generator, flow, condition."""
+class SystemModel(Model):
+    """The sizes of any system that makes clips."""
 
-    name: str = "custom"
     clip: ClipSpec
     mel: MelConfig = MelConfig()
+    """How its sound is analysed or, where the system takes waves, shown."""
+
+    def architecture(self, part: str) -> dict[str, Any]:
+        """The options that decide the shapes and the meaning of weights, as ``section.key: value``.
+
+        Args:
+            part: the stage whose weights are meant.
+        """
+        raise NotImplementedError
+
+
+class ModelConfig(SystemModel):
+    """All sizes of our system: clip, mel images, autoencoder, generator, flow, condition."""
+
+    name: str = "custom"
     mdsa: MDSAConfig = MDSAConfig()
     stdit: STDiTConfig = STDiTConfig()
     flow: FlowConfig = FlowConfig()
@@ -211,6 +225,19 @@ class ModelConfig(Model):
         """(mel bins, mel columns) of one token of a mel image."""
         _, rows, columns = self.grid
         return self.mel.n_mels // rows, self.clip.columns_per_frame // columns
+
+    def architecture(self, part: str) -> dict[str, Any]:
+        """As for any system; `part` is ``autoencoder`` or ``generator`` (which includes the autoencoder)."""
+        tree = self.model_dump(mode="json")
+        for training_only in ("stream_dropout", "kl", "kl_target", "adversarial", "discriminator"):
+            del tree["mdsa"][training_only]
+        sections = ("clip", "mel", "mdsa") + (("stdit", "text") if part == "generator" else ())
+        flat = {f"{section}.{key}": value for section in sections for key, value in tree[section].items()}
+        # `text.weights` names a language model wherever it lies; one beside `words` makes no other network
+        beside = ("text.weights",) if flat.get("text.encoder") == "words" else ()
+        for no_weight in ("text.dropout", "text.path", "text.language", "text.language_share", *beside):
+            flat.pop(no_weight, None)
+        return flat
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
+from typing_extensions import Self
 
-from pavdit.config.model import ModelConfig
+from pavdit.config.model import ModelConfig, SystemModel
 from pavdit.config.schema import Model
 
 
@@ -58,26 +59,16 @@ class DataConfig(Model):
         return self
 
 
-class TrainConfig(Model):
-    """How a run optimises."""
+class LoopConfig(Model):
+    """How a run optimises: what the training loop asks, whatever it trains."""
 
-    stage: Literal["autoencoder", "generator"]
+    stage: str
+    """What is trained."""
     run_dir: Path
     """Where checkpoints, the log and the resolved configuration go."""
-    autoencoder: Path | None = None
-    """Checkpoint, run directory or bundled weights of the trained autoencoder, for `stage: generator`."""
     initial: str | None = None
     """Checkpoint, run directory or bundled weights whose averaged model this run begins with, for example an
     exported one of another machine. Steps and the optimiser's moments begin anew, so want `warmup_steps`."""
-    latent_cache: Path | None = None
-    """Where the generator's clips lie encoded, for any number of runs; None: `latents` beside `run_dir`."""
-    latent_dtype: Literal["float32", "float16"] = "float32"
-    """Of the latents in the cache; half the disk at 1/2048 relative."""
-    first_stage: Path | None = None
-    """Checkpoint or run directory of an autoencoder's first stage: this run is its second (`model.mdsa.kl`,
-    `model.mdsa.adversarial`), and begins with its weights, average and optimiser. None: a first stage."""
-    disc_start: int = Field(0, ge=0)
-    """Step of a second stage from which on the discriminators count and learn (eq. 12)."""
     num_steps: int = Field(..., ge=1)
     time_limit_seconds: float | None = Field(None, gt=0)
     """Stop (and save) after this long, if the steps are not done before."""
@@ -103,20 +94,6 @@ class TrainConfig(Model):
     ema_decay: float = Field(0.9999, ge=0, lt=1)
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them: the same gradients, less memory."""
-    perceptual_weight: float = Field(4.0, ge=0)
-    lpips_trunk: Path | None = None
-    """Weights of VGG16, AlexNet or SqueezeNet (torchvision's names) for the perceptual term; None is
-    multi-scale gradient L1."""
-    lpips_heads: Path | None = None
-    """Weights of LPIPS' linear heads for that trunk; None weighs all channels alike."""
-    l1_beta: float = Field(0.0, ge=0)
-    """Pixel errors below this count quadratically; 0 is the paper's L1. Short runs on flat pictures want it:
-    L1 spends itself on the last percent of a background before it learns a small moving object."""
-    tasks: dict[Literal["t2av", "v2a", "a2v", "t2v", "t2a"], float] = {"t2av": 1.0}
-    """Share of each task in generator training."""
-    pair_clips: int = Field(0, ge=0)
-    """Clips whose sound is made from their picture at every validation, to see whether it is nearer to theirs
-    than to that of others; 0: none."""
     checkpoint_every: int = Field(500, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
     log_every: int = Field(10, ge=1)
@@ -131,6 +108,59 @@ class TrainConfig(Model):
     num_workers: int = Field(0, ge=0)
     seed: int = 0
 
+    @property
+    def origin(self) -> Path | None:
+        """The run that this one goes on from with its optimiser, which is part of what it is; None: none."""
+        return None
+
+    @model_validator(mode="after")
+    def _check_loop(self) -> Self:
+        if self.sharded and self.stage != "generator":
+            raise ValueError(f"train: want stage 'generator' for sharded, got {self.stage!r}")
+        if self.initial is not None and (self.origin is not None or self.sharded):
+            raise ValueError("train: want initial alone, got it beside first_stage or sharded")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"train: want batch_size a multiple of accumulate = {self.accumulate}, got {self.batch_size}"
+            )
+        return self
+
+
+class TrainConfig(LoopConfig):
+    """How a run of ours optimises: an autoencoder's or a generator's."""
+
+    stage: Literal["autoencoder", "generator"]
+    autoencoder: Path | None = None
+    """Checkpoint, run directory or bundled weights of the trained autoencoder, for `stage: generator`."""
+    latent_cache: Path | None = None
+    """Where the generator's clips lie encoded, for any number of runs; None: `latents` beside `run_dir`."""
+    latent_dtype: Literal["float32", "float16"] = "float32"
+    """Of the latents in the cache; half the disk at 1/2048 relative."""
+    first_stage: Path | None = None
+    """Checkpoint or run directory of an autoencoder's first stage: this run is its second (`model.mdsa.kl`,
+    `model.mdsa.adversarial`), and begins with its weights, average and optimiser. None: a first stage."""
+    disc_start: int = Field(0, ge=0)
+    """Step of a second stage from which on the discriminators count and learn (eq. 12)."""
+    perceptual_weight: float = Field(4.0, ge=0)
+    lpips_trunk: Path | None = None
+    """Weights of VGG16, AlexNet or SqueezeNet (torchvision's names) for the perceptual term; None is
+    multi-scale gradient L1."""
+    lpips_heads: Path | None = None
+    """Weights of LPIPS' linear heads for that trunk; None weighs all channels alike."""
+    l1_beta: float = Field(0.0, ge=0)
+    """Pixel errors below this count quadratically; 0 is the paper's L1. Short runs on flat pictures want it:
+    L1 spends itself on the last percent of a background before it learns a small moving object."""
+    tasks: dict[Literal["t2av", "v2a", "a2v", "t2v", "t2a"], float] = {"t2av": 1.0}
+    """Share of each task in generator training."""
+    pair_clips: int = Field(0, ge=0)
+    """Clips whose sound is made from their picture at every validation, to see whether it is nearer to theirs
+    than to that of others; 0: none."""
+
+    @property
+    def origin(self) -> Path | None:
+        """The first stage."""
+        return self.first_stage
+
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
         if self.stage == "generator" and self.autoencoder is None:
@@ -143,20 +173,22 @@ class TrainConfig(Model):
             )
         if self.lpips_heads is not None and self.lpips_trunk is None:
             raise ValueError(f"train: want lpips_trunk beside lpips_heads, got {self.lpips_heads} alone")
-        if self.initial is not None and (self.first_stage is not None or self.sharded):
-            raise ValueError("train: want initial alone, got it beside first_stage or sharded")
-        if self.sharded and self.stage != "generator":
-            raise ValueError(f"train: want stage 'generator' for sharded, got {self.stage!r}")
-        if self.batch_size % self.accumulate:
-            raise ValueError(
-                f"train: want batch_size a multiple of accumulate = {self.accumulate}, got {self.batch_size}"
-            )
         return self
 
 
-class RunConfig(Model):
-    """A whole training run: ``pavdit train CONFIG.yaml``."""
+class SystemRun(Model):
+    """A whole training run of any system: what the trainer, its checkpoints and the data ask of it."""
 
-    model: ModelConfig
+    system: str | None = None
+    """One of `pavdit.baselines.SYSTEMS`; None: ours."""
+    model: SystemModel
     data: DataConfig
+    train: LoopConfig
+
+
+class RunConfig(SystemRun):
+    """A whole training run of ours: ``pavdit train CONFIG.yaml``."""
+
+    system: None = None
+    model: ModelConfig
     train: TrainConfig

@@ -16,15 +16,16 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from pavdit.clip import DataError
-from pavdit.config import ModelConfig, RunConfig, one_line
+from pavdit.config import RunConfig, SystemModel, SystemRun, one_line
 from pavdit.files import FileRecord, file_record, fsync_directory, write_json, write_tensors
 
 FORMAT = "pavdit/2"
@@ -36,12 +37,15 @@ class CheckpointError(DataError):
     """A checkpoint that is missing, damaged, or of another architecture; the message is one line."""
 
 
-class OlderCheckpointError(CheckpointError):
-    """A checkpoint of an earlier version: not damaged, so nothing may take its place."""
+class OtherCheckpointError(CheckpointError):
+    """A checkpoint of an earlier version or of another system: not damaged, so nothing may take its place."""
+
+
+Run = TypeVar("Run", bound=SystemRun, default=RunConfig)
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(Generic[Run]):
     """A verified checkpoint directory.
 
     Attributes:
@@ -54,7 +58,7 @@ class Checkpoint:
 
     path: Path
     step: int
-    config: RunConfig
+    config: Run
     state: dict[str, Any]
     files: Mapping[str, FileRecord]
 
@@ -127,7 +131,7 @@ def commit(
     *,
     tensors: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, Any],
-    config: RunConfig,
+    config: SystemRun,
 ) -> Path:
     """Publish what `begin` began as the checkpoint of its run's `step`; arguments and errors as there."""
     final = step_directory(temporary.parent, step)
@@ -141,7 +145,7 @@ def publish(
     *,
     tensors: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, Any],
-    config: RunConfig,
+    config: SystemRun,
 ) -> Path:
     """Add the rest, and the manifest of all files, then give the directory its name.
 
@@ -186,47 +190,70 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, kind: type[Run] = RunConfig) -> Checkpoint[Run]:  # type: ignore[assignment]
     """Open a checkpoint directory, or the latest one of a run directory, and verify every byte.
 
+    Args:
+        path: the directory.
+        kind: what its configuration is: of which system.
+
     Raises:
-        CheckpointError: nothing is there, a file is missing or differs from the manifest.
+        CheckpointError: nothing is there, a file is missing or differs from the manifest, or it is another
+            system's.
     """
     if not path.is_dir():
         raise CheckpointError(
             f"{path}: want a checkpoint or run directory, got {'a file' if path.exists() else 'nothing'}"
         )
     if (path / "manifest.json").is_file():
-        return _open(path)
-    found, damaged = latest(path)
+        return _open(path, kind)
+    found, damaged = latest(path, kind)
     if found is None:
         raise CheckpointError(f"{path}: want a checkpoint, got {_count(damaged, 'damaged one') or 'none'}")
     return found
 
 
-def latest(run_dir: Path) -> tuple[Checkpoint | None, list[Path]]:
+def system_of(path: Path) -> str | None:
+    """The system that a checkpoint, or the newest one of a run directory, says that it is of.
+
+    None: ours, or there is nothing to read, of which `open_checkpoint` tells.
+    """
+    steps = sorted(path.glob("step-*"))
+    place = path if (path / "manifest.json").is_file() or not steps else steps[-1]
+    try:
+        tree = _read_json(place / "config.json")
+    except CheckpointError:
+        return None
+    return tree.get("system") if isinstance(tree, dict) else None
+
+
+def latest(
+    run_dir: Path,
+    kind: type[Run] = RunConfig,  # type: ignore[assignment]
+) -> tuple[Checkpoint[Run] | None, list[Path]]:
     """The highest step whose manifest verifies, and the damaged directories above it.
 
     Raises:
-        OlderCheckpointError: the highest step but for damaged ones is of an earlier version.
+        OtherCheckpointError: the highest step but for damaged ones is of an earlier version, or of another
+            system than `kind`.
     """
     damaged: list[Path] = []
     for path in sorted(run_dir.glob("step-*"), reverse=True):
         try:
-            return _open(path), damaged
-        except OlderCheckpointError:
+            return _open(path, kind), damaged
+        except OtherCheckpointError:
             raise
         except CheckpointError:
             damaged.append(path)
     return None, damaged
 
 
-def _open(path: Path) -> Checkpoint:
+def _open(path: Path, kind: type[Run]) -> Checkpoint[Run]:
     manifest = _read_json(path / "manifest.json")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         got = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
         older = got in OLDER_FORMATS and "sha256" not in manifest
-        raise (OlderCheckpointError if older else CheckpointError)(
+        raise (OtherCheckpointError if older else CheckpointError)(
             f"{path}/manifest.json: want format {FORMAT}, got {got}"
         )
     if manifest.pop("sha256", None) != _digest(manifest):
@@ -244,8 +271,15 @@ def _open(path: Path) -> Checkpoint:
                 f"{path / name}: want {want.size} bytes with sha256 {want.sha256[:12]}…, "
                 f"got {got.size} bytes with {got.sha256[:12]}…"
             )
+    tree = _read_json(path / "config.json")
+    want_system, system = kind.model_fields["system"].default, tree.get("system")
+    if system != want_system:
+        raise OtherCheckpointError(
+            f"{path}: want weights of {want_system or 'pavdit itself'}, got those of the system "
+            f"{system or 'pavdit itself'}"
+        )
     try:
-        config = RunConfig.model_validate(_read_json(path / "config.json"))
+        config = kind.model_validate(tree)
     except ValidationError as error:
         raise CheckpointError(f"{path}/config.json: {one_line(error)}") from None
     return Checkpoint(path, manifest["step"], config, _read_json(path / "state.json"), files)
@@ -313,32 +347,13 @@ def _count(names: list[Any], what: str) -> str:
     return f"{len(names)} {what} ({shown})"
 
 
-def architecture(model: ModelConfig, part: str) -> dict[str, Any]:
-    """The options that decide the shapes and the meaning of weights, as ``section.key: value``.
-
-    Args:
-        model: configuration.
-        part: ``autoencoder`` or ``generator`` (which includes the autoencoder).
-    """
-    tree = model.model_dump(mode="json")
-    for training_only in ("stream_dropout", "kl", "kl_target", "adversarial", "discriminator"):
-        del tree["mdsa"][training_only]
-    sections = ("clip", "mel", "mdsa") + (("stdit", "text") if part == "generator" else ())
-    flat = {f"{section}.{key}": value for section in sections for key, value in tree[section].items()}
-    # `text.weights` names a language model wherever it lies, but one beside `words` makes no other network
-    beside = ("text.weights",) if flat.get("text.encoder") == "words" else ()
-    for no_weight in ("text.dropout", "text.path", "text.language", "text.language_share", *beside):
-        flat.pop(no_weight, None)
-    return flat
-
-
-def require_architecture(checkpoint: Checkpoint, want: ModelConfig, part: str) -> None:
+def require_architecture(checkpoint: Checkpoint[Any], want: SystemModel, part: str) -> None:
     """Refuse a checkpoint whose models are not those of `want`.
 
     Raises:
         CheckpointError: names every option that differs, with both values.
     """
-    ours, theirs = architecture(want, part), architecture(checkpoint.config.model, part)
+    ours, theirs = want.architecture(part), checkpoint.config.model.architecture(part)
     different = [key for key in ours if ours[key] != theirs.get(key)]
     if different:
         raise CheckpointError(

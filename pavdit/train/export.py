@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pavdit.config import RunConfig
-from pavdit.train.checkpoint import Checkpoint, open_checkpoint, publish, temporary_beside
+from pavdit.train.checkpoint import Checkpoint, Run, open_checkpoint, publish, temporary_beside
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -25,8 +24,8 @@ HEADER_BYTES = 160
 
 
 def export(
-    saved: Checkpoint, folder: Path, dtype: str = "bfloat16", file_bytes: int = FILE_BYTES
-) -> Checkpoint:
+    saved: Checkpoint[Run], folder: Path, dtype: str = "bfloat16", file_bytes: int = FILE_BYTES
+) -> Checkpoint[Run]:
     """Write the averaged weights of a checkpoint of either stage as a checkpoint of their own.
 
     Args:
@@ -61,7 +60,7 @@ def export(
         },
         config=without_places(saved.config),
     )
-    return open_checkpoint(folder)
+    return open_checkpoint(folder, type(saved.config))
 
 
 def _cast(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -85,9 +84,9 @@ def _in_parts(stem: str, tensors: Mapping[str, Tensor], file_bytes: int) -> dict
     return {f"{stem}-{i:05d}-of-{len(parts):05d}": part for i, part in enumerate(parts, 1)}
 
 
-def without_places(config: RunConfig) -> RunConfig:
+def without_places(config: Run) -> Run:
     """The same run with the last name in place of every absolute path, which means nothing elsewhere."""
-    return RunConfig.model_validate(_without_places(config.model_dump()))
+    return type(config).model_validate(_without_places(config.model_dump()))
 
 
 def _without_places(value: Any) -> Any:  # noqa: ANN401 (a tree of anything)

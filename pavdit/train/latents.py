@@ -17,7 +17,7 @@ from pavdit.data.shards import Share
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.progress import progress
 from pavdit.text import EncoderFiles, vocabulary_of
-from pavdit.train.checkpoint import architecture, open_checkpoint
+from pavdit.train.checkpoint import open_checkpoint
 from pavdit.train.models import load_autoencoder
 from pavdit.train.ranks import on_all, rank_and_ranks
 from pavdit.weights import find_weights
@@ -90,7 +90,7 @@ def _encode_share(config: RunConfig, device: torch.device, console: Console, sha
     train, held_out = open_clips(data, model.clip)
     console.print(train.summary)
     root = cache_folder(config)
-    options = architecture(model, "autoencoder") | {"resize": data.resize, "channel": data.channel}
+    options = model.architecture("autoencoder") | {"resize": data.resize, "channel": data.channel}
     cache = LatentCache(root, mdsa, model, options, config.train.latent_dtype)
     console.print(
         f"{len(train)} clips to train on, {len(held_out)} held out, encoded with {saved.path} "

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from pavdit.config import TrainConfig
+from pavdit.config import LoopConfig
 from pavdit.progress import QUIET_SECONDS
 from pavdit.train.board import Board
 from pavdit.train.ranks import is_first
@@ -51,7 +51,7 @@ class Window:
 class Log:
     """Writes ``log.jsonl`` in the run directory and tells the console."""
 
-    def __init__(self, train: TrainConfig, console: Console) -> None:
+    def __init__(self, train: LoopConfig, console: Console) -> None:
         self.console, self.printed = console, -math.inf
         self.stage, self.run_dir = train.stage, train.run_dir
         self.file = (train.run_dir / "log.jsonl" if is_first() else Path(os.devnull)).open("a")

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pavdit.config import LANGUAGE_MODELS, ConfigError, ModelConfig, RunConfig
+from pavdit.config import LANGUAGE_MODELS, ConfigError, ModelConfig
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.stdit.model import STDiT
 from pavdit.text import ClassEncoder, EncoderFiles, FreeTextEncoder, OnDemand, TextEncoder, WordEncoder
-from pavdit.train.checkpoint import Checkpoint, CheckpointError, load_weights, require_architecture
+from pavdit.train.checkpoint import Checkpoint, CheckpointError, Run, load_weights, require_architecture
 
 
 class Generator(nn.Module):
@@ -64,7 +64,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def with_dtype(config: RunConfig, device: torch.device) -> RunConfig:
+def with_dtype(config: Run, device: torch.device) -> Run:
     """Decide on ``train.dtype: auto``: bfloat16 on CUDA and CPUs with instructions for it, else float32."""
     if config.train.dtype != "auto":
         return config

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
-from pavdit.config import TrainConfig
+from pavdit.config import LoopConfig
 from pavdit.train.sharded import like, local
 
 
@@ -22,7 +22,7 @@ class Descent:
         norms: one gradient norm a parameter of the last update, 0 where it had no gradient.
     """
 
-    def __init__(self, module: nn.Module, config: TrainConfig) -> None:
+    def __init__(self, module: nn.Module, config: LoopConfig) -> None:
         self.module, self.gradient_clip = module, config.gradient_clip
         self.names, self.parameters = zip(*module.named_parameters(), strict=True)
         # What the optimiser sees: the parameters themselves, or what this rank has of them.
@@ -104,7 +104,7 @@ class Descent:
             del self.optimizer.state[shard]
 
 
-def decayed_rate(config: TrainConfig, rate: float, step: int, seconds: float = 0.0) -> float:
+def decayed_rate(config: LoopConfig, rate: float, step: int, seconds: float = 0.0) -> float:
     """Linear warm-up to `rate`, then cosine decay in the proportion of `final_learning_rate`.
 
     Args:

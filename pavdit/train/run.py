@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -15,7 +16,7 @@ from pavdit.config import ConfigError, RunConfig
 from pavdit.files import replace_with_text, tensors_record
 from pavdit.train import checkpoint as checkpoints
 from pavdit.train.autoencoder import AutoencoderStage
-from pavdit.train.checkpoint import Checkpoint
+from pavdit.train.checkpoint import Checkpoint, Run
 from pavdit.train.generator import GeneratorStage
 from pavdit.train.lock import run_lock
 from pavdit.train.log import progress_console
@@ -28,10 +29,25 @@ from pavdit.weights import find_weights
 
 
 def run_training(config: RunConfig, resume: str = "auto", console: Console | None = None) -> Outcome:
+    """Train our autoencoder or generator; arguments and errors as for `train_system`."""
+    is_autoencoder = config.train.stage == "autoencoder"
+    return train_system(
+        config, AutoencoderStage.open if is_autoencoder else GeneratorStage.open, resume, console
+    )
+
+
+OpenStage = Callable[[Run, torch.device, Console], tuple[Run, Stage]]
+"""Finds what a run trains on and builds what it trains; fills in what the configuration left to the clips."""
+
+
+def train_system(
+    config: Run, open_stage: OpenStage[Run], resume: str = "auto", console: Console | None = None
+) -> Outcome:
     """Train as `config` says.
 
     Args:
-        config: the run.
+        config: the run, of any system.
+        open_stage: see `OpenStage`.
         resume: ``auto`` (latest checkpoint of the run directory, if any), ``never``, or a path.
         console: where progress goes; None is stderr.
 
@@ -46,14 +62,13 @@ def run_training(config: RunConfig, resume: str = "auto", console: Console | Non
         console = console or progress_console()
         torch.manual_seed(config.train.seed)
         config = with_dtype(config, device)
-        build = AutoencoderStage.open if config.train.stage == "autoencoder" else GeneratorStage.open
-        stage: Stage
-        config, stage = build(config, device, console)
+        config, stage = open_stage(config, device, console)
+        kind = type(config)
         on_first(lambda: stack.enter_context(run_lock(run_dir)))
 
-        def prepare() -> Checkpoint | None:
+        def prepare() -> Checkpoint[Run] | None:
             checkpoints.sweep(run_dir)
-            saved = _resume_point(run_dir, resume, console)
+            saved = _resume_point(run_dir, resume, kind, console)
             if saved is not None:
                 _require_frozen(saved, stage.frozen)
             return saved
@@ -63,24 +78,24 @@ def run_training(config: RunConfig, resume: str = "auto", console: Console | Non
         if saved is not None:
             trainer.restore(saved)
             console.print(f"resuming {saved.path} at step {saved.step}")
-        elif config.train.first_stage is not None:
-            trainer.begin_second_stage(checkpoints.open_checkpoint(config.train.first_stage))
+        elif config.train.origin is not None:
+            trainer.begin_second_stage(checkpoints.open_checkpoint(config.train.origin, kind))
         elif config.train.initial is not None:
-            trainer.begin_with(checkpoints.open_checkpoint(find_weights(config.train.initial)))
+            trainer.begin_with(checkpoints.open_checkpoint(find_weights(config.train.initial), kind))
             console.print(f"beginning with {trainer.initial['path']}, moments anew")
         written = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         on_first(lambda: replace_with_text(run_dir / "config.yaml", written))  # not where the run was refused
         return fit(trainer, console)
 
 
-def _resume_point(run_dir: Path, resume: str, console: Console) -> Checkpoint | None:
-    newest, damaged = checkpoints.latest(run_dir)
+def _resume_point(run_dir: Path, resume: str, kind: type[Run], console: Console) -> Checkpoint[Run] | None:
+    newest, damaged = checkpoints.latest(run_dir, kind)
     for path in damaged:
         console.print(f"{path}: damaged, set aside")
     checkpoints.set_aside(damaged)
     if resume == "auto":
         return newest
-    saved = None if resume == "never" else checkpoints.open_checkpoint(Path(resume))
+    saved = None if resume == "never" else checkpoints.open_checkpoint(Path(resume), kind)
     if saved is not None and "exported" in saved.state:
         raise ConfigError(
             f"--resume {resume}: want a run's own checkpoint, got exported weights, which have no optimiser"
@@ -94,7 +109,7 @@ def _resume_point(run_dir: Path, resume: str, console: Console) -> Checkpoint | 
     return saved
 
 
-def _require_frozen(saved: Checkpoint, frozen: Mapping[str, Mapping[str, Tensor]]) -> None:
+def _require_frozen(saved: Checkpoint[Any], frozen: Mapping[str, Mapping[str, Tensor]]) -> None:
     """What training leaves as it is stays what it was when the run began."""
     for stem, tensors in frozen.items():
         if saved.files.get(f"{stem}.safetensors") != tensors_record(tensors):

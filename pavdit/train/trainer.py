@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pavdit.config import RunConfig
+from pavdit.config import SystemRun
 from pavdit.flow.graph import Capture
 from pavdit.train import checkpoint as checkpoints
 from pavdit.train.ema import Ema
@@ -83,7 +84,7 @@ class Trainer:
         initial: the same of `begin_with`.
     """
 
-    def __init__(self, config: RunConfig, stage: Stage, capture: Capture | None = None) -> None:
+    def __init__(self, config: SystemRun, stage: Stage, capture: Capture | None = None) -> None:
         self.config, self.stage = config, stage
         train = config.train
         self.parts = own_parts(train.batch_size, train.accumulate)
@@ -180,7 +181,7 @@ class Trainer:
     def _roll_back(self, bad: str) -> None:
         """Weights of the last checkpoint; the steps go on, so the clips since then are not repeated."""
         run_dir = self.config.train.run_dir
-        saved, _ = on_first(lambda: checkpoints.latest(run_dir))
+        saved, _ = on_first(lambda: checkpoints.latest(run_dir, type(self.config)))
         if saved is None or self.roll_backs >= MAX_ROLL_BACKS:
             raise NonFiniteError(
                 f"{run_dir}: want a finite loss and gradient, got {bad} not finite and {MAX_REFUSED} "
@@ -189,14 +190,14 @@ class Trainer:
         self._load(saved, *self.descents)
         self.in_a_row, self.roll_backs, self.applied = 0, self.roll_backs + 1, False
 
-    def begin_second_stage(self, saved: checkpoints.Checkpoint) -> None:
+    def begin_second_stage(self, saved: checkpoints.Checkpoint[Any]) -> None:
         """Begin with the weights, average and optimiser of a first stage; steps count from 0.
 
         Raises:
             CheckpointError: of another architecture, or of no autoencoder's first stage.
         """
         theirs = saved.config.train
-        if theirs.stage != "autoencoder" or theirs.first_stage is not None:
+        if theirs.stage != "autoencoder" or theirs.origin is not None:
             what = "a generator's" if theirs.stage == "generator" else "a second stage's"
             raise checkpoints.CheckpointError(
                 f"{saved.path}: want the checkpoint of an autoencoder's first stage, got {what}"
@@ -205,7 +206,7 @@ class Trainer:
         self._load(saved, "model")
         self.first_stage = {"path": str(saved.path), "model": saved.model_hash}
 
-    def begin_with(self, saved: checkpoints.Checkpoint) -> None:
+    def begin_with(self, saved: checkpoints.Checkpoint[Any]) -> None:
         """Begin with the averaged model of any run of this architecture; steps and moments begin anew.
 
         Raises:
@@ -219,14 +220,14 @@ class Trainer:
             checkpoints.load_weights(model, tensors, saved.path / f"{name}.safetensors")
         self.initial = {"path": str(saved.path), "model": saved.model_hash}
 
-    def restore(self, saved: checkpoints.Checkpoint) -> None:
+    def restore(self, saved: checkpoints.Checkpoint[Any]) -> None:
         """Continue from a checkpoint.
 
         Raises:
             CheckpointError: of another architecture, another first stage, or with other discriminators.
         """
         checkpoints.require_architecture(saved, self.config.model, self.config.train.stage)
-        want, got = self.config.train.first_stage, saved.config.train.first_stage
+        want, got = self.config.train.origin, saved.config.train.origin
         if want != got:
             raise checkpoints.CheckpointError(
                 f"{saved.path}: want a run that began with train.first_stage {want}, got {got}"
@@ -241,7 +242,7 @@ class Trainer:
         self.first_stage = saved.state.get("first_stage", {})
         self.initial = saved.state.get("initial", {})
 
-    def _load(self, saved: checkpoints.Checkpoint, *names: str) -> None:
+    def _load(self, saved: checkpoints.Checkpoint[Any], *names: str) -> None:
         if self.config.train.sharded != saved.config.train.sharded:
             raise checkpoints.CheckpointError(
                 f"{saved.path}: want a run with train.sharded {self.config.train.sharded}, got the opposite"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pavdit.config import ConfigError, TrainConfig
+from pavdit.config import ConfigError, LoopConfig
 from pavdit.flow.graph import Capture, Graphs
 from pavdit.runtime import Switch
 from pavdit.train.ema import Ema
@@ -29,7 +29,7 @@ SHAPES = 12
 
 
 def descend(
-    descent: Descent, loss: Loss, parts: Sequence[Part], step: int, train: TrainConfig, *, averaged: bool
+    descent: Descent, loss: Loss, parts: Sequence[Part], step: int, train: LoopConfig, *, averaged: bool
 ) -> dict[str, Tensor]:
     """Gradients of all parts, then one step.
 
@@ -88,7 +88,7 @@ class GraphedUpdate:
 
     def __init__(
         self,
-        train: TrainConfig,
+        train: LoopConfig,
         stage: Stage,
         parts: Sequence[Part],
         descent: Descent,
@@ -175,7 +175,7 @@ class GraphedUpdate:
             self.graphs = None
 
 
-def _autocast(device: torch.device, train: TrainConfig) -> torch.autocast:
+def _autocast(device: torch.device, train: LoopConfig) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=train.dtype == "bfloat16")
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from pavdit.cli import main as cli
 from pavdit.clip import Clip
-from pavdit.media import read_clip, write_clip
+from pavdit.media import probe, read_clip, write_clip
 from pavdit.metrics import i3d
 from pavdit.metrics.networks import Network
 
@@ -100,12 +100,14 @@ def test_a_set_against_itself_is_at_0_and_every_clip_a_copy(evaluate, files, mon
 
 
 def test_a_model_makes_its_clips_once(evaluate, nano_generator_run, tmp_path):
-    arguments = ["--generated", nano_generator_run, "--reference", "bounce", "--n", "2", "--steps", "1"]
+    two_step = f"{nano_generator_run}:two-step"
+    arguments = ["--generated", two_step, "--reference", "bounce", "--n", "2", "--steps", "1"]
     arguments += ["--training-clips", "3"]
     code, report, _, err = evaluate(*arguments)
     assert code == 0, err
     clips = list((tmp_path / "out").glob("generated-*/*.mp4"))
-    assert len(clips) == 2 and report["model"]["steps"] == 1
+    assert len(clips) == 2 and report["model"]["steps"] == 1 and report["model"]["pipeline"] == "two-step"
+    assert all(probe(clip).metadata["pipeline"] == "two-step" for clip in clips)
     assert report["nearest"]["compared"] == 3
     assert values(report)["reconstruction: video, PSNR, dB"]["generated"] == 2
     stamps = {path: path.stat().st_mtime_ns for path in clips}

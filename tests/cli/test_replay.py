@@ -57,6 +57,17 @@ def test_a_clip_is_made_again_to_the_byte(pavdit, made, tmp_path):
     assert len(list(made.parent.iterdir())) == 3
 
 
+def test_a_clip_of_two_steps_is_made_again_in_two_steps(pavdit, nano_generator_run, tmp_path):
+    fixed = ["generate", "wood_wall", "--checkpoint", nano_generator_run, "--steps", "2", "-o", "x.mp4"]
+    assert pavdit(*fixed, "--pipeline", "two-step-sound-first")[0] == 0
+    assert pavdit("replay", "x.mp4") == (0, "x.mp4: made again, frames and sound are the same")
+    code, said = pavdit(*fixed)
+    assert (code, said) == (
+        2,
+        "pavdit generate: -o: want a new file, or one that holds this very clip, got x.mp4",
+    )
+
+
 def test_a_file_that_was_changed_is_told_from_the_clip(pavdit, made, nano_generator_run, tmp_path):
     shown = BounceClips(2, nano().clip)[1]
     write_clip(shown, made, metadata=probe(made).metadata)

@@ -191,5 +191,5 @@ def test_a_checkpoint_of_an_earlier_version_is_not_taken_for_a_damaged_one(tmp_p
     manifest = json.loads(path.read_text())
     del manifest["sha256"]
     path.write_text(json.dumps(manifest | {"format": "pavdit/1"}))
-    with pytest.raises(checkpoint.OlderCheckpointError, match="want format pavdit/2, got pavdit/1"):
+    with pytest.raises(checkpoint.OtherCheckpointError, match="want format pavdit/2, got pavdit/1"):
         checkpoint.latest(tmp_path)

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from pavdit.config import load_run
-from pavdit.train.checkpoint import architecture
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -24,7 +23,7 @@ def test_a_generator_builds_on_the_autoencoder_of_its_name(path):
     generator = load_run(path)
     autoencoder = load_run(path.with_name(path.name.replace("-generator", "")))
     assert generator.train.autoencoder == autoencoder.train.run_dir
-    assert architecture(generator.model, "autoencoder") == architecture(autoencoder.model, "autoencoder")
+    assert generator.model.architecture("autoencoder") == autoencoder.model.architecture("autoencoder")
     assert (generator.data.path, generator.data.num_clips, generator.data.held_out) == (
         autoencoder.data.path,
         autoencoder.data.num_clips,
@@ -38,5 +37,5 @@ def test_a_generator_builds_on_the_autoencoder_of_its_name(path):
 def test_a_second_stage_goes_on_from_the_first_of_its_name(path):
     second, first = load_run(path), load_run(path.with_name(path.name.replace("-stage2", "")))
     assert second.train.first_stage == first.train.run_dir and first.train.first_stage is None
-    assert architecture(second.model, "autoencoder") == architecture(first.model, "autoencoder")
+    assert second.model.architecture("autoencoder") == first.model.architecture("autoencoder")
     assert second.data == first.data
