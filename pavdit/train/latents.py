@@ -79,13 +79,13 @@ def encode_run(config: RunConfig, device: torch.device, console: Console) -> Enc
 
 def _encode_share(config: RunConfig, device: torch.device, console: Console, share: Share) -> EncodedRun:
     data, model = config.data, config.model
-    if config.train.autoencoder is None:
+    if config.autoencoder is None:
         raise ConfigError("train: want autoencoder (a checkpoint) for stage 'generator', got none")
     if data.segments == "random":
         raise ConfigError(
             "data.segments: want first or all for stage 'generator', which encodes each clip once, got random"
         )
-    saved = open_checkpoint(find_weights(config.train.autoencoder))
+    saved = open_checkpoint(find_weights(config.autoencoder))
     mdsa = load_autoencoder(saved, model).to(device)
     train, held_out = open_clips(data, model.clip)
     console.print(train.summary)
@@ -110,11 +110,12 @@ def _encode_share(config: RunConfig, device: torch.device, console: Console, sha
 
     captions = None
     text = model.text
-    if text.encoder == "classes":
+    fixed = config.train.stage == "adapter"  # the backbone's classes and words are what they are
+    if text.encoder == "classes" and not fixed:
         text = with_classes(text, train.class_names)
-    else:
+    elif text.encoder != "classes":
         sentences = sorted({caption_of(clips, i) for clips in (train, held_out) for i in range(len(clips))})
-    if text.encoder == "words":
+    if text.encoder == "words" and not fixed:
         text = with_vocabulary(text, (*sentences, *train.class_names))
     if text.language_model is not None:
         files = EncoderFiles.named(text, model.stdit.text_dim)
