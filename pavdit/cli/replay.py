@@ -127,8 +127,9 @@ def find_checkpoint(recipe: Recipe, path: Path, named: Path | None) -> str:
         if found == recipe.backbone:
             return place
         others.append(f"{found} in {place}")
+    want = recipe.backbone
     raise DataError(
-        f"{path}: want the weights {recipe.backbone} that it was made with (--checkpoint says where), "
+        f"{path}: want the weights {want} that it was made with (--checkpoint says where they are), "
         f"got {', '.join(others) or f'none in {recipe.checkpoint}'}"
     )
 
