@@ -16,7 +16,7 @@ TASKS = ("t2av", "v2a", "a2v", "t2v", "t2a")
 LANGUAGE_MODELS = ("minilm", "t5")
 """Encoders of prompts that are frozen and lie in a folder of their own."""
 
-Layout = Literal["auto", "six", "concat4", "fold"]
+Layout = Literal["auto", "six", "concat4", "cut", "fold"]
 
 
 class MelConfig(Model):

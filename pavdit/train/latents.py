@@ -94,7 +94,7 @@ def _encode_share(config: RunConfig, device: torch.device, console: Console, sha
     cache = LatentCache(root, mdsa, model, options, config.train.latent_dtype)
     console.print(
         f"{len(train)} clips to train on, {len(held_out)} held out, encoded with {saved.path} "
-        f"in {cache.shards.directory}"
+        f"in {cache.shards.directory}; layout of P: {cache.layout}"
     )
     for clips, what, flips in ((train, "clips", mirrors(config)), (held_out, "held-out clips", False)):
         if len(clips):

@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from pavdit.config import ConfigError, RunConfig
+from pavdit.data.workers import worker_context
 from pavdit.files import replace_with_text, tensors_record
 from pavdit.train import checkpoint as checkpoints
 from pavdit.train.adapted import require_adapter
@@ -62,6 +63,8 @@ def train_system(
         OSError: the disk is full, or another process trains in the run directory.
     """
     run_dir = config.train.run_dir
+    if config.train.num_workers:
+        worker_context()
     with joined(choose_device(config.train.device)) as device, ExitStack() as stack:
         console = console or progress_console()
         torch.manual_seed(config.train.seed)
