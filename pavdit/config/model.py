@@ -227,11 +227,11 @@ class ModelConfig(SystemModel):
         return self.mel.n_mels // rows, self.clip.columns_per_frame // columns
 
     def architecture(self, part: str) -> dict[str, Any]:
-        """As for any system; `part` is a stage, of which all but ``autoencoder`` include the autoencoder."""
+        """As for any system; `part` is ``autoencoder`` or ``generator`` (which includes the autoencoder)."""
         tree = self.model_dump(mode="json")
         for training_only in ("stream_dropout", "kl", "kl_target", "adversarial", "discriminator"):
             del tree["mdsa"][training_only]
-        sections = ("clip", "mel", "mdsa") + (() if part == "autoencoder" else ("stdit", "text"))
+        sections = ("clip", "mel", "mdsa") + (("stdit", "text") if part == "generator" else ())
         flat = {f"{section}.{key}": value for section in sections for key, value in tree[section].items()}
         # `text.weights` names a language model wherever it lies; one beside `words` makes no other network
         beside = ("text.weights",) if flat.get("text.encoder") == "words" else ()
