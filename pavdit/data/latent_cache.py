@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -231,13 +232,25 @@ class LatentCache:
         video = frames_to_volume(frames.to(self.device))
         video = torch.where(flips, video.flip(-1), video)
         mel = mel_images(wave.to(self.device), self.config.clip, self.config.mel)
+        with _tensor_cores(self.device):
+            ways = self.mdsa.encode_both_ways(video, mel)
         both = {
             way: self.layout.stack(video.mode(), audio.mode()).to(self.dtype).cpu()
-            for way, (video, audio) in zip(
-                ("joint", "alone"), self.mdsa.encode_both_ways(video, mel), strict=True
-            )
+            for way, (video, audio) in zip(WAYS, ways, strict=True)
         }
         return [{way: latent[i] for way, latent in both.items()} for i in range(len(frames))]
+
+
+@contextmanager
+def _tensor_cores(device: torch.device) -> Iterator[None]:
+    """Float32 products of a GPU in TF32: three bits more than the bfloat16 that MDSA is trained in there."""
+    before = torch.get_float32_matmul_precision()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @lru_cache

@@ -37,8 +37,9 @@ PRELOADED = (
 def worker_context() -> ForkServerContext:
     """How processes are to begin: forked from a server that has imported everything and runs no thread.
 
-    A new one then costs milliseconds, where a new interpreter takes seconds (on a rented GPU machine six, one
-    after the other). Call it before a device is used: forking what holds one can be slow.
+    A new one then costs milliseconds, where a new interpreter takes seconds, one after the other as soon as
+    what it is given (the set of clips) is larger than a pipe. Call it before a device is used: forking what
+    holds one can be slow.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
