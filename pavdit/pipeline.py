@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from fractions import Fraction
@@ -16,7 +16,7 @@ from pavdit.batching import BatchSize, Request, in_batches, requests_for
 from pavdit.clip import Clip, Origin, as_fraction
 from pavdit.codec import Codec
 from pavdit.compile_cache import cache_dir, use_cache
-from pavdit.config import DataConfig, ModelConfig
+from pavdit.config import ConfigError, DataConfig, ModelConfig
 from pavdit.encoders import Autoencoder
 from pavdit.files import file_record
 from pavdit.flow.graph import Graphs
@@ -26,11 +26,13 @@ from pavdit.latents import PlaneLayout, Planes
 from pavdit.media import read_clip
 from pavdit.nn.frame_attention import set_backend
 from pavdit.options import Choices, SamplingOptions
+from pavdit.provenance import adapters_described
 from pavdit.runtime import Runtime, Settings
 from pavdit.stdit.embed import PATCH
 from pavdit.stdit.fast import Networks
 from pavdit.synthesis import Synthesis
 from pavdit.tasks import Stream, choose_task, require_sound
+from pavdit.train.adapted import load_adapted
 from pavdit.train.checkpoint import open_checkpoint
 from pavdit.train.models import Generator, choose_device, load_autoencoder, load_generator
 from pavdit.weights import find_weights
@@ -49,6 +51,7 @@ class Pipeline:
         model_hash: names the weights, for provenance.
         data: how the training's clips were read; None: as by default.
         checkpoint: where the weights were found, for provenance.
+        adapters: where those that the generator has were found, with their strengths, for provenance.
     """
 
     def __init__(
@@ -61,9 +64,11 @@ class Pipeline:
         model_hash: str = "",
         data: DataConfig | None = None,
         checkpoint: str = "",
+        adapters: Mapping[str, float] | None = None,
     ) -> None:
         self.runtime = runtime = runtime or Runtime.choose()
         self.config, self.model_hash, self.data, self.checkpoint = config, model_hash, data, checkpoint
+        self.adapters = adapters or {}
         place = runtime.device, runtime.dtype
         self.graphs = Graphs() if runtime.graph.on else None
         self.codec = Codec(config, autoencoder.to(*place).eval(), *place, self.graphs)
@@ -118,6 +123,7 @@ class Pipeline:
         path: str | Path,
         device: str = "auto",
         text_path: Path | None = None,
+        adapters: Mapping[str, float] | None = None,
         **settings: Unpack[Settings],
     ) -> Pipeline:
         """Load averaged weights: bundled ones, or those of a checkpoint or a run of either stage.
@@ -127,11 +133,13 @@ class Pipeline:
             device: ``auto`` is CUDA where there is one.
             text_path: folder of the language model that the generator takes its prompts from; None: where it
                 lay in training.
+            adapters: checkpoint or run of adapters that were trained on these weights (`train.stage:
+                adapter`), with the strength that each counts with; 1 is as trained.
             settings: how the models run, see `pavdit.runtime.Settings`.
 
         Raises:
             DataError: nothing is there, it is damaged, its weights do not fit its configuration, or the
-                language model is another one.
+                language model is another one; or adapters belong to other weights.
             ConfigError: there is no such device, or no language model.
             ValueError: a setting does not exist, or not on this device.
         """
@@ -139,14 +147,20 @@ class Pipeline:
         saved = open_checkpoint(find_weights(path))
         is_generator = saved.config.train.stage == "generator"
         generator = load_generator(saved, runtime.device, text_path) if is_generator else None
+        name = saved.model_hash
+        if adapters:
+            if generator is None:
+                raise ConfigError(f"adapters: want a generator's weights, got an autoencoder's in {path}")
+            generator, name = load_adapted(saved, generator, adapters)
         return cls(
             saved.config.model,
             load_autoencoder(saved),
             generator,
             runtime=runtime,
-            model_hash=saved.model_hash,
+            model_hash=name,
             data=saved.config.data,
             checkpoint=str(path),
+            adapters=adapters,
         )
 
     def read(
@@ -314,6 +328,7 @@ class Pipeline:
             about={
                 "model": self.model_hash,
                 "checkpoint": self.checkpoint,
+                **adapters_described(self.adapters),
                 **self.runtime.described(),
             },
         )

@@ -160,6 +160,10 @@ class FlowConfig(Model):
     prior: Literal["truncated_normal", "normal"] = "truncated_normal"
     reflect: bool = True
     time_distribution: Literal["logit_normal", "uniform"] = "logit_normal"
+    time_shift: float = Field(1.0, gt=0)
+    """Of the times in training and of the sampler's steps, towards noise: s of ``t / (t + s (1 - t))``. Want
+    more than 1 where latents are certain long before t = 1/2, as those of clips with few, sharp events are:
+    what happens when is decided early, in times that are hardly trained else."""
     method: Literal["euler", "heun"] = "euler"
     num_steps: int = Field(30, ge=1)
     guidance_scale: float = Field(4.0, ge=0)

@@ -108,11 +108,12 @@ def _encode_share(config: RunConfig, device: torch.device, console: Console, sha
 
     captions = None
     text = model.text
-    if text.encoder == "classes":
+    fixed = config.train.stage == "adapter"  # the backbone's classes and words are what they are
+    if text.encoder == "classes" and not fixed:
         text = with_classes(text, train.class_names)
-    else:
+    elif text.encoder != "classes":
         sentences = sorted({caption_of(clips, i) for clips in (train, held_out) for i in range(len(clips))})
-    if text.encoder == "words":
+    if text.encoder == "words" and not fixed:
         text = with_vocabulary(text, (*sentences, *train.class_names))
     if text.language_model is not None:
         files = EncoderFiles.named(text, model.stdit.text_dim)
@@ -126,18 +127,17 @@ def _encode_share(config: RunConfig, device: torch.device, console: Console, sha
 
 def _autoencoder(config: RunConfig) -> tuple[ModelConfig, Autoencoder, str]:
     """The frozen autoencoder of a run, or its two; the sizes with them filled in; and where they lie."""
-    train = config.train
-    if train.autoencoder is None:
+    if config.autoencoder is None:
         raise ConfigError("train: want autoencoder (a checkpoint) for stage 'generator', got none")
-    saved = open_checkpoint(find_weights(train.autoencoder))
-    if train.audio_autoencoder is None:
-        if saved.config.model.audio_mdsa is not None:
+    saved = open_checkpoint(find_weights(config.autoencoder))
+    if config.train.audio_autoencoder is None:
+        if saved.config.model.audio_mdsa is not None and config.model.audio_mdsa is None:
             raise ConfigError(
                 "train: want the runs of both encoders as autoencoder and audio_autoencoder, "
                 f"got {saved.path}, a generator's of two"
             )
         return config.model, load_autoencoder(saved, config.model), str(saved.path)
-    sound = open_checkpoint(find_weights(train.audio_autoencoder))
+    sound = open_checkpoint(find_weights(config.train.audio_autoencoder))
     model, pair = load_pair(saved, sound, config.model)
     return model, pair, f"{saved.path} and {sound.path}"
 

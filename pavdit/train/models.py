@@ -94,6 +94,11 @@ def load_autoencoder(checkpoint: Checkpoint, want: ModelConfig | None = None) ->
     """
     if want is not None:
         require_architecture(checkpoint, want, "autoencoder")
+    if (adapter := checkpoint.config.adapter) is not None:
+        raise CheckpointError(
+            f"{checkpoint.path}: want an autoencoder's or a generator's checkpoint, got adapters "
+            f"(--adapter takes them, beside their backbone {adapter.backbone})"
+        )
     name = "autoencoder" if checkpoint.has("autoencoder") else "ema"
     model = build_autoencoder(checkpoint.config.model)
     load_weights(model, checkpoint.tensors(name), checkpoint.path / f"{name}.safetensors")
@@ -133,7 +138,8 @@ def load_generator(
         ConfigError: the language model is not there.
     """
     if checkpoint.config.train.stage != "generator":
-        raise CheckpointError(f"{checkpoint.path}: want a generator's checkpoint, got an autoencoder's")
+        stage = checkpoint.config.train.stage
+        raise CheckpointError(f"{checkpoint.path}: want a generator's checkpoint, got one of stage {stage}")
     about = checkpoint.config.model.text
     text: TextEncoder | None = None
     if about.encoder in LANGUAGE_MODELS:

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from pavdit.config import ModelConfig, RunConfig
+from pavdit.config import ConfigError, ModelConfig, RunConfig
 from pavdit.data.latent_cache import STORED
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
@@ -156,8 +156,10 @@ def predict(config: RunConfig) -> Plan:
     """Predict a run on this machine.
 
     Raises:
-        ConfigError: the configuration asks for a device that is not here.
+        ConfigError: the configuration asks for a device that is not here, or for adapters.
     """
+    if config.train.stage == "adapter":
+        raise ConfigError("--plan: want train.stage autoencoder or generator, got adapter")
     device = choose_device(config.train.device)
     config = with_dtype(config, device)
     train = config.train
