@@ -1,8 +1,8 @@
-"""MDSA without one part at a time, in the manner of PAV-DiT's Table 5: python benchmarks/ablations.py.
+"""MDSA without one part at a time, as PAV-DiT's Table 5, and PVDM on one stream, as its Table 6.
 
 Every variant trains its two stages on the same clips with the same draws, then is measured on the held-out
 ones. Variants that differ in the second stage alone share their first. Runs lie in ``--output`` and go on
-where they stopped when the command is repeated.
+where they stopped when the command is repeated: python benchmarks/ablations.py.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ FIRST_STAGE = ("mt_self_attn", "gcm_attn", "bi_block_attn")
 
 SECOND_STAGE = ("kl", "adversarial")
 WHOLE = "whole"
+PVDM = {"pvdm-video": "video", "pvdm-audio": "audio"}
+"""Rows of Table 6, and the stream that they have."""
+WITHOUT = ("hw_self_attn", "mt_self_attn", "gcm_attn", "bi_block_attn", "kl")
+"""What PVDM does not have."""
+VARIANTS = (WHOLE, *FIRST_STAGE, *SECOND_STAGE, *PVDM)
 MEASURES = ("held_out_video_psnr_db", "held_out_mel_psnr_db")
 
 
@@ -45,13 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="key=value", help="for all runs"
     )
-    parser.add_argument("--only", nargs="+", choices=(WHOLE, *FIRST_STAGE, *SECOND_STAGE))
+    parser.add_argument("--only", nargs="+", choices=VARIANTS)
     parser.add_argument("-o", "--output", type=Path, default=Path("out/ablations"))
     parser.add_argument("--json", type=Path, help="also write the rows here")
     arguments = parser.parse_args(argv)
     print(" | ".join(f"{name} {value}" for name, value in header("cpu").items()), flush=True)
     rows: dict[str, dict[str, float]] = {}
-    for name in arguments.only or (WHOLE, *FIRST_STAGE, *SECOND_STAGE):
+    for name in arguments.only or VARIANTS:
         try:
             rows[name] = variant(name, arguments)
         except InterruptedRunError as run:
@@ -63,18 +68,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def changes(name: str) -> list[str]:
+    """What a variant changes."""
+    if name in PVDM:
+        return [f"model.mdsa.streams={PVDM[name]}", *(f"model.mdsa.{part}=false" for part in WITHOUT)]
+    return [] if name == WHOLE else [f"model.mdsa.{name}=false"]
+
+
 def variant(name: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """PSNR in dB of both streams after each stage without the part `name`."""
-    changed = [] if name == WHOLE else [f"model.mdsa.{name}=false"]
-    first_name = name if name in FIRST_STAGE else WHOLE
+    """PSNR in dB of its streams after each stage of a variant."""
+    changed = changes(name)
+    first_name = WHOLE if name in SECOND_STAGE else name
     first_run, second_run = arguments.output / f"{first_name}-1", arguments.output / f"{name}-2"
     steps = f"train.num_steps={arguments.steps}"
     common = [*arguments.set, steps, "train.time_limit_seconds=null", "train.show_every=null"]
-    of_first = changed if name in FIRST_STAGE else []
+    of_first = [] if name in SECOND_STAGE else changed
     before = trained(arguments.first, [*common, *of_first, f"train.run_dir={first_run}"])
     second = [*common, *changed, f"train.first_stage={first_run}", f"train.run_dir={second_run}"]
     after = trained(arguments.second, second)
-    return {f"stage {i}: {m}": found[m] for i, found in ((1, before), (2, after)) for m in MEASURES}
+    stages = ((1, before), (2, after))
+    return {f"stage {i}: {m}": found[m] for i, found in stages for m in MEASURES if m in found}
 
 
 def trained(config: Path, assignments: list[str]) -> dict[str, float]:
@@ -91,14 +104,12 @@ def print_table(rows: dict[str, dict[str, float]]) -> None:
     """PSNR in dB, and what is lost against the whole model."""
     print(f"\n{'':<18}{'stage 1':^18}{'stage 2':^18}{'stage 2 - whole':^18}")
     print(f"{'without':<18}" + f"{'video':>9}{'mel':>9}" * 3)
-    whole = rows.get(WHOLE)
+    whole = rows.get(WHOLE, {})
     for name, row in rows.items():
-        values = [*row.values()]
-        if whole is not None:
-            values += [
-                value - reference for value, reference in zip(values[2:], [*whole.values()][2:], strict=True)
-            ]
-        print(f"{name:<18}" + "".join(f"{value:9.2f}" for value in values))
+        line = [row.get(f"stage {i}: {m}") for i in (1, 2) for m in MEASURES]
+        after = [f"stage 2: {m}" for m in MEASURES]
+        line += [row[key] - whole[key] if key in row and key in whole else None for key in after]
+        print(f"{name:<18}" + "".join(f"{'':9}" if value is None else f"{value:9.2f}" for value in line))
 
 
 if __name__ == "__main__":

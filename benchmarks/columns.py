@@ -94,7 +94,7 @@ def columns(job: Job, dtype: DtypeName) -> dict[str, Column]:
     mode = "max-autotune" if job.device.type == "cuda" else "default"
     for block in peer.generator.stdit.blocks:  # type: ignore[union-attr]
         block.compile(fullgraph=True, mode=mode)
-    peer.mdsa.decode = torch.compile(peer.mdsa.decode, mode=mode)  # type: ignore[method-assign]
+    peer.autoencoder.decode = torch.compile(peer.autoencoder.decode, mode=mode)  # type: ignore[method-assign]
     ours = random_pipeline(job, dtype=dtype)
     return {
         "eager": Column(eager, plain_pytorch),

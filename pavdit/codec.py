@@ -1,4 +1,4 @@
-"""Clips to latent planes and back: frames and sound through MDSA, the sound also through its mel images."""
+"""Clips to latent planes and back: through an autoencoder, the sound also through its mel images."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pavdit.audio.invert import InverseTables, inverse_tables, invert_mel
 from pavdit.audio.mel import mel_images
 from pavdit.clip import Clip, frames_to_volume, volume_to_frames
 from pavdit.config import ModelConfig
+from pavdit.encoders import Autoencoder
 from pavdit.flow.graph import Graphs, call, version_of
 from pavdit.latents import Planes
-from pavdit.mdsa.autoencoder import MDSA
 from pavdit.spans import span
 from pavdit.tasks import Stream
 
@@ -24,7 +24,7 @@ class Codec:
 
     Args:
         config: sizes.
-        mdsa: on `device`, in `dtype`.
+        autoencoder: on `device`, in `dtype`.
         device: of the weights.
         dtype: of the weights.
         graphs: where captured functions live; None: nothing is captured.
@@ -33,12 +33,13 @@ class Codec:
     def __init__(
         self,
         config: ModelConfig,
-        mdsa: MDSA,
+        autoencoder: Autoencoder,
         device: torch.device,
         dtype: torch.dtype,
         graphs: Graphs | None = None,
     ) -> None:
-        self.config, self.mdsa, self.device, self.dtype, self.graphs = config, mdsa, device, dtype, graphs
+        self.config, self.autoencoder, self.graphs = config, autoencoder, graphs
+        self.device, self.dtype = device, dtype
 
     @torch.no_grad()
     def encode(self, clips: Sequence[Clip], *streams: Stream) -> list[Planes]:
@@ -58,11 +59,11 @@ class Codec:
         wave = torch.stack([clip.wave for clip in clips]).to(self.device)  # (B, S)
         images = mel_images(wave, self.config.clip, self.config.mel)  # (B, 1, T, M, L)
         with span("encode"):
-            posteriors = self.mdsa.encode(
+            planes = self.autoencoder.latents(
                 volume.to(self.dtype) if "video" in streams else None,
                 images.to(self.dtype) if "audio" in streams else None,
             )
-        return [posterior.mode().map(Tensor.float) for posterior in posteriors if posterior is not None]
+        return [one.map(Tensor.float) for one in planes if one is not None]
 
     def decode(self, video: Planes | None, audio: Planes | None) -> list[Clip]:
         """Latent planes to clips, one per batch row; a stream without planes is black or silent.
@@ -97,7 +98,7 @@ class Codec:
             if planes is not None
             for name in ("hw", "tw", "th")
         }
-        key = "decode", version_of(self.mdsa.parameters())
+        key = "decode", version_of(self.autoencoder.parameters())
         with span("decode"):
             results = call(self.graphs, key, self._decoded, inputs)
         return results.get("frames"), results.get("images")
@@ -116,7 +117,7 @@ class Codec:
             else None
             for stream in ("video", "audio")
         )
-        volume, images = self.mdsa.decode(video, audio)
+        volume, images = self.autoencoder.decode(video, audio)
         results = {}
         if volume is not None:
             results["frames"] = volume_to_frames(volume.float())

@@ -5,6 +5,7 @@ frames. The layouts differ only in where ``tw`` and ``th`` begin::
 
     six       hw | tw, padded to H' rows | th, padded to H' rows       3 frames a stream, the paper's form
     concat4   hw | tw over th                                          2 frames, nothing wasted where 2T = H'
+    cut       hw over tw over th, cut every R >= H' rows               nothing wasted where R divides H' + 2T
     fold      hw | tw over th, cut every H' rows, the last one padded  for every other T
 
 P has the video's frames first, then the audio's.
@@ -53,14 +54,14 @@ class PlaneLayout:
     """Where each plane lies in P; build it with `choose`.
 
     Attributes:
-        name: ``six``, ``concat4`` or ``fold``.
+        name: ``six``, ``concat4``, ``cut`` or ``fold``.
         grid: (T, H', W').
         num_frames: G, frames of P, an even number.
         rows: rows of a frame of P.
         columns: columns of a frame of P.
     """
 
-    name: Literal["six", "concat4", "fold"]
+    name: Literal["six", "concat4", "cut", "fold"]
     grid: tuple[int, int, int]
     num_frames: int
     rows: int
@@ -70,7 +71,8 @@ class PlaneLayout:
     def choose(cls, grid: tuple[int, int, int], kind: str = "auto") -> PlaneLayout:
         """The layout `kind` for a token grid, or with ``auto`` the one that wastes least.
 
-        ``auto`` is ``concat4`` where H' = W' = 2T, ``six`` where T = H' = W', else ``fold``.
+        ``auto`` is ``concat4`` where H' = W' = 2T, ``six`` where T = H' = W', ``fold`` where its last frame
+        is full, ``cut`` where there is such an R, else ``fold`` with padding.
 
         Raises:
             ValueError: T is no multiple of 4, H' or W' is odd, or the grid does not fit `kind`.
@@ -80,10 +82,15 @@ class PlaneLayout:
             raise ValueError(
                 f"PlaneLayout: want T a multiple of 4 and even H', W', got (T, H', W') = {tuple(grid)}"
             )
+        cut_rows = _cut_rows(grid)
         if kind == "auto":
-            kind = (
-                "concat4" if height == width == 2 * frames else "six" if frames == height == width else "fold"
-            )
+            if height == width == 2 * frames:
+                kind = "concat4"
+            elif frames == height == width:
+                kind = "six"
+            else:
+                kind = "cut" if cut_rows not in (None, height) else "fold"
+        rows = height
         if kind == "six":
             if frames > height:
                 raise ValueError(f"PlaneLayout: want T <= H' for 'six', got (T, H', W') = {tuple(grid)}")
@@ -94,11 +101,23 @@ class PlaneLayout:
                     f"PlaneLayout: want H' = W' = 2T for 'concat4', got (T, H', W') = {tuple(grid)}"
                 )
             per_stream = 2
+        elif kind == "cut":
+            if cut_rows is None:
+                raise ValueError(
+                    "PlaneLayout: want H' = W' and an even R from H' to 2H' that divides H' + 2T for 'cut', "
+                    f"got (T, H', W') = {tuple(grid)}"
+                )
+            rows, per_stream = cut_rows, (height + 2 * frames) // cut_rows
         elif kind == "fold":
             per_stream = 1 + -(-2 * frames // height)
         else:
-            raise ValueError(f"PlaneLayout: want auto, six, concat4 or fold, got {kind!r}")
-        return cls(kind, (frames, height, width), 2 * per_stream, height, max(height, width))  # type: ignore[arg-type]
+            raise ValueError(f"PlaneLayout: want auto, six, concat4, cut or fold, got {kind!r}")
+        return cls(kind, (frames, height, width), 2 * per_stream, rows, max(height, width))  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        valid = self.valid()
+        padded = "nothing" if valid is None else f"{1 - valid.float().mean():.0%}"
+        return f"{self.name}, {self.num_frames} frames of {self.rows} x {self.columns}, {padded} padded"
 
     @property
     def first_rows(self) -> tuple[int, int, int]:
@@ -189,3 +208,15 @@ class PlaneLayout:
             tall[:, :, tw : tw + frames, :width],
             tall[:, :, th : th + frames, :height],
         )
+
+
+def _cut_rows(grid: tuple[int, int, int]) -> int | None:
+    """R of ``cut``: the fewest rows that hold hw whole and cut all three planes into full frames, or None.
+
+    R is even, as a token of 2 x 2 lies in one frame, and no frame is taller than two of hw.
+    """
+    frames, height, width = grid
+    if height != width:
+        return None
+    fitting = (rows for rows in range(height, 2 * height + 1, 2) if (height + 2 * frames) % rows == 0)
+    return next(fitting, None)

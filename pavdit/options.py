@@ -44,6 +44,7 @@ class SamplingOptions:
         guidance_interval: times t in which guidance is applied.
         method: integrator.
         reflect: fold into [-1, 1] after each step.
+        time_shift: see `pavdit.flow.schedule.shifted`.
         step_cache: which steps reuse what a range of blocks added; None: none does.
         pipeline: one of `pavdit.tasks.PIPELINES`, for the task ``t2av``.
 
@@ -57,6 +58,7 @@ class SamplingOptions:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     method: Method = "euler"
     reflect: bool = True
+    time_shift: float = 1.0
     step_cache: StepCache | None = None
     pipeline: str = JOINT
 
@@ -108,9 +110,13 @@ class SamplingOptions:
         """The same without guidance, for a batch of null captions."""
         return replace(self, guidance_scale=1.0)
 
+    def times(self) -> list[float]:
+        """Of the steps, and 1."""
+        return time_grid(self.num_steps, self.time_shift)
+
     def uses(self) -> dict[float, Use]:
         """What the step at each time does with the residual of the cached blocks."""
-        times = time_grid(self.num_steps)[:-1]
+        times = self.times()[:-1]
         if self.step_cache is None:
             return dict.fromkeys(times, "plain")
         low, high = self.guidance_interval

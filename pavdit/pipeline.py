@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from fractions import Fraction
 from pathlib import Path
@@ -14,20 +14,22 @@ from pavdit.batching import BatchSize, Request, in_batches, requests_for
 from pavdit.clip import Clip
 from pavdit.codec import Codec
 from pavdit.compile_cache import cache_dir, use_cache
-from pavdit.config import DataConfig, ModelConfig
+from pavdit.config import ConfigError, DataConfig, ModelConfig
 from pavdit.data.given import read_as_trained
+from pavdit.encoders import Autoencoder
 from pavdit.flow.graph import Graphs
 from pavdit.flow.sampler import Callback
 from pavdit.generated import Clips, Generated
 from pavdit.latents import PlaneLayout, Planes
-from pavdit.mdsa.autoencoder import MDSA
 from pavdit.nn.frame_attention import set_backend
 from pavdit.options import Choices, SamplingOptions
+from pavdit.provenance import adapters_described
 from pavdit.runtime import Runtime, Settings
 from pavdit.stdit.embed import PATCH
 from pavdit.stdit.fast import Networks
 from pavdit.synthesis import Synthesis
 from pavdit.tasks import Stream, choose_task, require_sound
+from pavdit.train.adapted import load_adapted
 from pavdit.train.checkpoint import open_checkpoint
 from pavdit.train.models import Generator, choose_device, load_autoencoder, load_generator
 from pavdit.weights import find_weights
@@ -40,35 +42,38 @@ class Pipeline:
 
     Args:
         config: sizes.
-        mdsa: the autoencoder.
+        autoencoder: whatever makes planes of clips and clips of planes.
         generator: STDiT and its text encoder; None where only the autoencoder is trained yet.
         runtime: where and how they run; None: on the CPU, as suits it.
         model_hash: names the weights, for provenance.
         data: how the training's clips were read; None: as by default.
         checkpoint: where the weights were found, for provenance.
+        adapters: where those that the generator has were found, with their strengths, for provenance.
     """
 
     def __init__(
         self,
         config: ModelConfig,
-        mdsa: MDSA,
+        autoencoder: Autoencoder,
         generator: Generator | None = None,
         *,
         runtime: Runtime | None = None,
         model_hash: str = "",
         data: DataConfig | None = None,
         checkpoint: str = "",
+        adapters: Mapping[str, float] | None = None,
     ) -> None:
         self.runtime = runtime = runtime or Runtime.choose()
         self.config, self.model_hash, self.data, self.checkpoint = config, model_hash, data, checkpoint
+        self.adapters = adapters or {}
         place = runtime.device, runtime.dtype
         self.graphs = Graphs() if runtime.graph.on else None
-        self.codec = Codec(config, mdsa.to(*place).eval(), *place, self.graphs)
+        self.codec = Codec(config, autoencoder.to(*place).eval(), *place, self.graphs)
         self.generator = None if generator is None else generator.to(*place).eval()
         self.layout = PlaneLayout.choose(config.grid, config.stdit.layout)
         _, rows, columns = config.grid
         self.attention = {"decode": runtime.attention_of(rows * columns, config.mdsa.head_dim)}
-        set_backend(mdsa, self.attention["decode"].backend)
+        set_backend(autoencoder, self.attention["decode"].backend)
         self.networks = None
         if self.generator is not None:
             stdit = self.generator.stdit
@@ -81,9 +86,9 @@ class Pipeline:
                 self.networks.compile_blocks()
 
     @property
-    def mdsa(self) -> MDSA:
-        """The autoencoder."""
-        return self.codec.mdsa
+    def autoencoder(self) -> Autoencoder:
+        """What makes planes of clips and clips of planes."""
+        return self.codec.autoencoder
 
     @property
     def stats(self) -> dict[str, str]:
@@ -115,6 +120,7 @@ class Pipeline:
         path: str | Path,
         device: str = "auto",
         text_path: Path | None = None,
+        adapters: Mapping[str, float] | None = None,
         **settings: Unpack[Settings],
     ) -> Pipeline:
         """Load averaged weights: bundled ones, or those of a checkpoint or a run of either stage.
@@ -124,11 +130,13 @@ class Pipeline:
             device: ``auto`` is CUDA where there is one.
             text_path: folder of the language model that the generator takes its prompts from; None: where it
                 lay in training.
+            adapters: checkpoint or run of adapters that were trained on these weights (`train.stage:
+                adapter`), with the strength that each counts with; 1 is as trained.
             settings: how the models run, see `pavdit.runtime.Settings`.
 
         Raises:
             DataError: nothing is there, it is damaged, its weights do not fit its configuration, or the
-                language model is another one.
+                language model is another one; or adapters belong to other weights.
             ConfigError: there is no such device, or no language model.
             ValueError: a setting does not exist, or not on this device.
         """
@@ -136,14 +144,20 @@ class Pipeline:
         saved = open_checkpoint(find_weights(path))
         is_generator = saved.config.train.stage == "generator"
         generator = load_generator(saved, runtime.device, text_path) if is_generator else None
+        name = saved.model_hash
+        if adapters:
+            if generator is None:
+                raise ConfigError(f"adapters: want a generator's weights, got an autoencoder's in {path}")
+            generator, name = load_adapted(saved, generator, adapters)
         return cls(
             saved.config.model,
             load_autoencoder(saved),
             generator,
             runtime=runtime,
-            model_hash=saved.model_hash,
+            model_hash=name,
             data=saved.config.data,
             checkpoint=str(path),
+            adapters=adapters,
         )
 
     def read(
@@ -306,6 +320,7 @@ class Pipeline:
             about={
                 "model": self.model_hash,
                 "checkpoint": self.checkpoint,
+                **adapters_described(self.adapters),
                 **self.runtime.described(),
             },
         )

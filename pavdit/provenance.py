@@ -6,6 +6,7 @@ otherwise. Beside the others of its batch nothing depends on (`pavdit.batching.p
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +17,7 @@ from pavdit.options import Choices, SamplingOptions
 from pavdit.runtime import Settings
 from pavdit.tasks import JOINT
 
-CIRCUMSTANCES = ("checkpoint", "device", "compile", "attention", "batch", "given")
+CIRCUMSTANCES = ("checkpoint", "adapters", "device", "compile", "attention", "batch", "given")
 """Where and by what a clip was made; all else decides which clip it is, but for rounding."""
 
 
@@ -44,6 +45,11 @@ def given_facts(given: Clip | None) -> dict[str, str]:
     return {"given": origin.path, "given_sha256": origin.sha256} | start
 
 
+def adapters_described(adapters: Mapping[str, float]) -> dict[str, str]:
+    """For a file's metadata: where adapters were and how much they count; nothing where there are none."""
+    return {"adapters": json.dumps(adapters)} if adapters else {}
+
+
 def is_same_clip(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     """Whether both files hold the same clip, up to rounding; `other` may say more than a provenance."""
     other = {"pipeline": JOINT, **other}  # files of earlier versions do not say it
@@ -57,6 +63,7 @@ class Recipe:
     Attributes:
         model: names the weights.
         checkpoint: where they were, as given.
+        adapters: where those of the weights were, as given, with their strengths.
         prompt: None: no condition.
         seed: of the noise.
         task: one of `pavdit.config.TASKS`.
@@ -70,6 +77,7 @@ class Recipe:
 
     model: str
     checkpoint: str
+    adapters: Mapping[str, float]
     prompt: str | None
     seed: int
     task: str
@@ -79,6 +87,11 @@ class Recipe:
     place: int
     batch: int
     given: Origin | None
+
+    @property
+    def backbone(self) -> str:
+        """Names the weights without their adapters."""
+        return "+".join(part for part in self.model.split("+") if "*" not in part)
 
     def settings_on(self, device: str) -> Settings:
         """How the models run again; on another kind of device without what suited only the first."""
@@ -111,6 +124,7 @@ class Recipe:
         return cls(
             model=model,
             checkpoint=facts["checkpoint"],
+            adapters=json.loads(facts.get("adapters", "{}")),
             prompt=facts["prompt"] or None,
             seed=int(facts["seed"]),
             task=facts["task"],

@@ -12,7 +12,6 @@ from torch import Tensor
 from pavdit.config import TASKS, ModelConfig
 from pavdit.flow.graph import Captured, Graphs, version_of
 from pavdit.flow.sampler import Callback, sample
-from pavdit.flow.schedule import time_grid
 from pavdit.latents import PlaneLayout
 from pavdit.ops import guided_euler_step_
 from pavdit.options import SamplingOptions
@@ -87,13 +86,13 @@ class BoundVelocity:
     Args:
         stdit: the network.
         captions: the batch's.
-        options: how the batch is sampled; it may ask for every time of ``time_grid(options.num_steps)``.
+        options: how the batch is sampled; it may ask for every time of ``options.times()``.
         fps: frames per second.
     """
 
     def __init__(self, stdit: STDiT, captions: Captions, options: SamplingOptions, *, fps: float) -> None:
         self.stdit, self.captions, self.options = stdit, captions, options
-        times, device, task = time_grid(options.num_steps), captions.tokens.device, options.task
+        times, device, task = options.times(), captions.tokens.device, options.task
         batch = captions.tokens.shape[0]
         self._task = torch.full((1,), TASKS.index(task), device=device)
         self._fps = torch.full((1,), float(fps), device=device)
@@ -245,6 +244,7 @@ def sample_batch(
             guidance_interval=options.guidance_interval,
             method=options.method,
             reflect=options.reflect,
+            time_shift=options.time_shift,
             target=target,
             callback=callback,
             euler_step=euler_step,

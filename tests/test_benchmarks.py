@@ -97,8 +97,13 @@ def test_ablations_train_each_variant_and_share_the_first_stage(
     assert ablations.main(arguments) == 0
     rows = json.loads(found.read_text())["rows"]
     switches = ("mt_self_attn", "gcm_attn", "bi_block_attn", "kl", "adversarial")
-    assert tuple(rows) == ("whole", *switches) and len(capsys.readouterr().out.splitlines()) > 8
-    assert {path.name for path in tmp_path.glob("*-1")} == {f"{n}-1" for n in ("whole", *switches[:3])}
+    pvdm = ("pvdm-video", "pvdm-audio")
+    assert tuple(rows) == ("whole", *switches, *pvdm) and len(capsys.readouterr().out.splitlines()) > 10
+    own_first = ("whole", *switches[:3], *pvdm)
+    assert {path.name for path in tmp_path.glob("*-1")} == {f"{n}-1" for n in own_first}
+    assert [list(rows[n]) for n in pvdm] == [
+        [f"stage {i}: held_out_{s}_psnr_db" for i in (1, 2)] for s in ("video", "mel")
+    ]
     for name in switches:
         config = open_checkpoint(tmp_path / f"{name}-2").config
         assert [s for s in switches if not getattr(config.model.mdsa, s)] == [name]

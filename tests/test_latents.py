@@ -9,9 +9,10 @@ GRIDS = {
     "tiny": ((8, 8, 8), "six"),
     "small": ((16, 16, 16), "six"),
     "xl": ((16, 32, 32), "concat4"),
-    "twelve": ((12, 16, 16), "fold"),
-    "short": ((4, 16, 16), "fold"),
-    "long": ((68, 32, 32), "fold"),
+    "twelve": ((12, 16, 16), "cut"),
+    "short": ((4, 16, 16), "cut"),
+    "long": ((68, 32, 32), "cut"),
+    "prime": ((20, 6, 6), "fold"),
     "landscape": ((16, 8, 16), "fold"),
     "portrait": ((16, 16, 8), "fold"),
 }
@@ -71,6 +72,10 @@ def test_cells_say_what_stack_puts_where(grid):
 def test_layouts_without_padding_have_no_mask():
     assert PlaneLayout.choose((16, 32, 32), "concat4").valid() is None
     assert PlaneLayout.choose((16, 16, 16), "six").valid() is None
+    assert PlaneLayout.choose((64, 32, 32)).name == "fold"
+    assert all(PlaneLayout.choose((t, 32, 32)).valid() is None for t in range(4, 76, 4))
+    assert str(PlaneLayout.choose((68, 32, 32))) == "cut, 8 frames of 42 x 32, nothing padded"
+    assert str(PlaneLayout.choose((68, 32, 32), "fold")) == "fold, 12 frames of 32 x 32, 12% padded"
 
 
 def test_concat4_is_a_third_smaller_than_six_at_256():
@@ -104,6 +109,8 @@ def test_frames_of_a_stream():
         ((8, 7, 8), "auto", "even H', W'"),
         ((16, 8, 8), "six", "T <= H' for 'six'"),
         ((16, 16, 16), "concat4", "H' = W' = 2T"),
+        ((68, 16, 16), "cut", "an even R from H' to 2H' that divides H' \\+ 2T for 'cut'"),
+        ((16, 8, 16), "cut", "want H' = W' and"),
         ((16, 16, 16), "five", "got 'five'"),
     ],
 )

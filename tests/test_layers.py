@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pavdit"
 LEVELS = {
     "config": 0, "clip": 0, "kernels": 0, "spans": 0, "progress": 0, "files": 0,
-    "ops": 1, "latents": 1, "media": 1, "nn": 1, "weights": 1,
+    "ops": 1, "latents": 1, "encoders": 1, "media": 1, "nn": 1, "weights": 1,
     "audio": 2,
     "mdsa": 3, "stdit": 3, "flow": 3, "text": 3, "metrics": 3, "contact_sheet": 3,
     "data": 4, "evaluation": 4,

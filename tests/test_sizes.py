@@ -15,8 +15,20 @@ from pavdit.stdit.model import STDiT
 SIZES = {
     "16 frames, 64": ({"num_frames": 16, "height": 64, "width": 64}, 4, 128, "six"),
     "16 frames, 128": ({"num_frames": 16, "height": 128, "width": 128}, 8, 256, "six"),
-    "12 frames": ({"num_frames": 12, "height": 64, "width": 64}, 4, 64, "fold"),
+    "12 frames": ({"num_frames": 12, "height": 64, "width": 64}, 4, 64, "cut"),
     "17 fps": ({"num_frames": 8, "height": 32, "width": 32, "fps": "17", "sample_rate": 16320}, 4, 64, "six"),
+    "4 s at 17 fps": (
+        {"num_frames": 68, "height": 16, "width": 16, "fps": "17", "sample_rate": 16320},
+        4,
+        64,
+        "fold",
+    ),
+    "4 s at 18 fps": (
+        {"num_frames": 72, "height": 64, "width": 64, "fps": "18", "sample_rate": 16128},
+        4,
+        64,
+        "fold",
+    ),
     "wide": ({"num_frames": 4, "height": 16, "width": 32}, 4, 64, "fold"),
     "tall": ({"num_frames": 8, "height": 64, "width": 32}, 4, 64, "fold"),
 }

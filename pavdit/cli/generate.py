@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 DEFAULT_WEIGHTS = Path("bounce-64")
 
-OURS_ALONE = {
+OURS_ALONE: dict[str, object] = {
     "text_path": None,
+    "adapter": [],
     "graph": None,
     "attention": "auto",
     "tier": "exact",
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_WEIGHTS,
         help="a generator's checkpoint or run directory, or bundled weights by name (default: %(default)s)",
     )
+    add_adapter_argument(parser)
     parser.add_argument("--n", type=int, default=1, help="clips of each prompt (default: 1)")
     parser.add_argument(
         "--seed",
@@ -96,6 +98,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path("out"),
         metavar="OUT",
         help="a folder, or one .mp4 (default: out); a clip that is there already is not made again",
+    )
+
+
+def add_adapter_argument(parser: argparse.ArgumentParser) -> None:
+    """Adapters of the weights; with several, their updates add up."""
+    parser.add_argument(
+        "--adapter",
+        type=_adapter,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="DIR[:STRENGTH]",
+        help="runs or checkpoints of train.stage adapter, trained on these weights (strength: 1)",
     )
 
 
@@ -222,6 +237,7 @@ def load_pipeline(arguments: argparse.Namespace) -> ClipMaker:
     if (system := system_behind(arguments.checkpoint)) is None:
         own = ("text_path", "graph", "attention", "tier", "fp8", "absorbed")
         settings |= {name: getattr(arguments, name) for name in own}
+        settings["adapters"] = dict(arguments.adapter)
     else:
         for name, unasked in OURS_ALONE.items():
             if getattr(arguments, name) != unasked:
@@ -271,6 +287,15 @@ def make(
             paths[index].parent.mkdir(parents=True, exist_ok=True)
             print(clip.save(paths[index]), flush=True)
             progress.advance(bar)
+
+
+def _adapter(text: str) -> tuple[str, float]:
+    """A folder and how much it counts; a folder may have a colon in its name."""
+    path, _, strength = text.rpartition(":")
+    try:
+        return (path, float(strength)) if path else (text, 1.0)
+    except ValueError:
+        return text, 1.0
 
 
 def _batch_size(text: str) -> int | str:

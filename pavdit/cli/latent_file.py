@@ -20,9 +20,7 @@ FORMAT = "pavdit-latents/1"
 
 def config_hash(config: ModelConfig) -> str:
     """12 hex digits that name an autoencoder's architecture."""
-    return hashlib.sha256(
-        json.dumps(config.architecture("autoencoder"), sort_keys=True).encode()
-    ).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(config.encoding(), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def write_latents(path: Path, video: Planes, audio: Planes, pipeline: Pipeline) -> None:

@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from pavdit.cli.main import OK
     from pavdit.cli.outputs import require_output
+    from pavdit.clip import DataError
     from pavdit.media import read_clip
     from pavdit.pipeline import Pipeline
     from pavdit.progress import progress
@@ -50,8 +51,11 @@ def run(arguments: argparse.Namespace) -> int:
         find_checkpoint(recipe, path, arguments.checkpoint),
         str(device),
         arguments.text_path,
+        recipe.adapters,
         **recipe.settings_on(device.type),
     )
+    if pipeline.model_hash != recipe.model:
+        raise DataError(f"{path}: want the adapters of {recipe.model}, got those of {pipeline.model_hash}")
     given: dict[str, Any] = {}
     if given_path is not None and recipe.given is not None:
         stream = GIVEN[recipe.task]
@@ -120,11 +124,12 @@ def find_checkpoint(recipe: Recipe, path: Path, named: Path | None) -> str:
             if named is not None:
                 raise
             continue
-        if found == recipe.model:
+        if found == recipe.backbone:
             return place
         others.append(f"{found} in {place}")
+    want = recipe.backbone
     raise DataError(
-        f"{path}: want the weights {recipe.model} that it was made with (--checkpoint says where they are), "
+        f"{path}: want the weights {want} that it was made with (--checkpoint says where they are), "
         f"got {', '.join(others) or f'none in {recipe.checkpoint}'}"
     )
 

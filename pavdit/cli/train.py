@@ -1,4 +1,4 @@
-"""Train an autoencoder, a generator or a sibling system from a YAML file."""
+"""Train an autoencoder, a generator, its adapters or a sibling system from a YAML file."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pavdit.baselines import find_system
     from pavdit.cli.main import INTERRUPTED_AND_SAVED, OK
     from pavdit.config import parse_as, parse_run, read_run
+    from pavdit.train.adapted import backbone_model
     from pavdit.train.run import run_training, train_system
 
     source = str(arguments.config)
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError(f"--plan: want a run of pavdit's own models, got one of {name}")
         outcome = train_system(run, system.open_stage, arguments.resume)
         return INTERRUPTED_AND_SAVED if outcome.interrupted else OK
-    config = parse_run(tree, source)
+    config = parse_run(tree, source, backbone_model(tree))
     if arguments.plan:
         from pavdit.train.plan import predict
 

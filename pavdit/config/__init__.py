@@ -4,6 +4,7 @@ A YAML file and the command line fill the same models. An unknown key is an erro
 configuration beside its output.
 """
 
+from pavdit.config.adapter import AdapterConfig, AdapterShape
 from pavdit.config.load import assign, load_run, parse_as, parse_run, read_run
 from pavdit.config.model import (
     LANGUAGE_MODELS,
@@ -27,6 +28,8 @@ __all__ = [
     "LANGUAGE_MODELS",
     "PRESETS",
     "TASKS",
+    "AdapterConfig",
+    "AdapterShape",
     "ConfigError",
     "DataConfig",
     "DiscriminatorConfig",

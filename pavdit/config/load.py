@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from pavdit.config.model import ModelConfig
 from pavdit.config.presets import PRESETS
 from pavdit.config.run import RunConfig
 from pavdit.config.schema import ConfigError, Model, one_line
@@ -55,20 +56,27 @@ def parse_as(kind: type[Kind], tree: dict[str, Any], source: str) -> Kind:
         raise ConfigError(f"{source}: {one_line(error)}") from None
 
 
-def parse_run(tree: dict[str, Any], source: str = "config") -> RunConfig:
+def parse_run(tree: dict[str, Any], source: str = "config", model: ModelConfig | None = None) -> RunConfig:
     """Validate a configuration tree; ``model.preset: NAME`` fills what ``model`` leaves out.
+
+    Args:
+        tree: as read.
+        source: for messages.
+        model: fills it where no preset is named.
 
     Raises:
         ConfigError: unknown key or preset, wrong type, or values that exclude each other; names `source`.
     """
     tree = dict(tree)
-    model = tree.get("model")
-    if isinstance(model, dict) and "preset" in model:
-        model = dict(model)
-        preset = model.pop("preset")
+    own = tree.get("model", {} if model is not None else None)
+    if isinstance(own, dict) and "preset" in own:
+        own = dict(own)
+        preset = own.pop("preset")
         if preset not in PRESETS:
             raise ConfigError(f"{source}: model.preset: want one of {', '.join(PRESETS)}, got {preset!r}")
-        tree["model"] = _merge(PRESETS[preset]().model_dump(mode="json"), model)
+        tree["model"] = _merge(PRESETS[preset]().model_dump(mode="json"), own)
+    elif isinstance(own, dict) and model is not None:
+        tree["model"] = _merge(model.model_dump(mode="json"), own)
     return parse_as(RunConfig, tree, source)
 
 

@@ -16,7 +16,7 @@ TASKS = ("t2av", "v2a", "a2v", "t2v", "t2a")
 LANGUAGE_MODELS = ("minilm", "t5")
 """Encoders of prompts that are frozen and lie in a folder of their own."""
 
-Layout = Literal["auto", "six", "concat4", "fold"]
+Layout = Literal["auto", "six", "concat4", "cut", "fold"]
 
 
 class MelConfig(Model):
@@ -92,6 +92,10 @@ class MDSAConfig(Model):
     """One Attn_t for the three scales of eq. 5; False gives each scale its own QKV."""
     bi_block: tuple[int, int, int] | None = None
     """(bt, bh, bw) of Bi-Block CrossAttn; None is one frame, (1, H', W')."""
+    streams: Literal["both", "video", "audio"] = "both"
+    """The streams that there are; a single one meets no other, so `gcm_attn` and `bi_block_attn` are off."""
+    hw_self_attn: bool = True
+    """Spatial self-attention on hw. Without this, the three below and `kl`, a single stream is PVDM's."""
     mt_self_attn: bool = True
     gcm_attn: bool = True
     bi_block_attn: bool = True
@@ -104,6 +108,19 @@ class MDSAConfig(Model):
     """Train against discriminators in stage 2."""
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     stream_dropout: StreamDropoutConfig = StreamDropoutConfig()
+
+    def has(self, stream: Literal["video", "audio"]) -> bool:
+        """Whether there is such a stream."""
+        return self.streams in ("both", stream)
+
+    @model_validator(mode="after")
+    def _check(self) -> MDSAConfig:
+        if self.streams != "both" and (self.gcm_attn or self.bi_block_attn):
+            raise ValueError(
+                f"mdsa: want gcm_attn and bi_block_attn false for streams {self.streams!r}, "
+                f"got {self.gcm_attn} and {self.bi_block_attn}"
+            )
+        return self
 
 
 class STDiTConfig(Model):
@@ -143,6 +160,10 @@ class FlowConfig(Model):
     prior: Literal["truncated_normal", "normal"] = "truncated_normal"
     reflect: bool = True
     time_distribution: Literal["logit_normal", "uniform"] = "logit_normal"
+    time_shift: float = Field(1.0, gt=0)
+    """Of the times in training and of the sampler's steps, towards noise: s of ``t / (t + s (1 - t))``. Want
+    more than 1 where latents are certain long before t = 1/2, as those of clips with few, sharp events are:
+    what happens when is decided early, in times that are hardly trained else."""
     method: Literal["euler", "heun"] = "euler"
     num_steps: int = Field(30, ge=1)
     guidance_scale: float = Field(4.0, ge=0)
@@ -210,6 +231,9 @@ class ModelConfig(SystemModel):
 
     name: str = "custom"
     mdsa: MDSAConfig = MDSAConfig()
+    audio_mdsa: MDSAConfig | None = None
+    """The sound's own autoencoder beside `mdsa` for the picture, where a generator joins the latents of two;
+    filled in when training begins, from `train.audio_autoencoder`."""
     stdit: STDiTConfig = STDiTConfig()
     flow: FlowConfig = FlowConfig()
     text: TextConfig = TextConfig()
@@ -229,15 +253,24 @@ class ModelConfig(SystemModel):
     def architecture(self, part: str) -> dict[str, Any]:
         """As for any system; `part` is ``autoencoder`` or ``generator`` (which includes the autoencoder)."""
         tree = self.model_dump(mode="json")
-        for training_only in ("stream_dropout", "kl", "kl_target", "adversarial", "discriminator"):
-            del tree["mdsa"][training_only]
-        sections = ("clip", "mel", "mdsa") + (("stdit", "text") if part == "generator" else ())
+        encoders = ("mdsa",) if self.audio_mdsa is None else ("mdsa", "audio_mdsa")
+        for encoder in encoders:
+            for training_only in ("stream_dropout", "kl", "kl_target", "adversarial", "discriminator"):
+                del tree[encoder][training_only]
+        sections = ("clip", "mel", *encoders) + (("stdit", "text") if part == "generator" else ())
         flat = {f"{section}.{key}": value for section in sections for key, value in tree[section].items()}
         # `text.weights` names a language model wherever it lies; one beside `words` makes no other network
         beside = ("text.weights",) if flat.get("text.encoder") == "words" else ()
         for no_weight in ("text.dropout", "text.path", "text.language", "text.language_share", *beside):
             flat.pop(no_weight, None)
         return flat
+
+    def encoding(self) -> dict[str, Any]:
+        """What decides latents, to name them by: the autoencoder's architecture as earlier versions told it,
+        so without options that these did not have and that are as they were."""
+        later = {f"mdsa.{key}": MDSAConfig.model_fields[key].default for key in ("streams", "hw_self_attn")}
+        flat = self.architecture("autoencoder")
+        return {key: value for key, value in flat.items() if key not in later or value != later[key]}
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
@@ -264,4 +297,16 @@ class ModelConfig(SystemModel):
         block = self.mdsa.bi_block
         if block is not None and any(n % b for n, b in zip(self.grid, block, strict=True)):
             raise ValueError(f"mdsa: want bi_block to divide the grid {self.grid}, got {block}")
+        audio = self.audio_mdsa
+        if audio is not None:
+            if not self.mdsa.has("video") or not audio.has("audio"):
+                raise ValueError(
+                    "audio_mdsa: want it to have sound and mdsa a picture, "
+                    f"got streams {audio.streams!r} and {self.mdsa.streams!r}"
+                )
+            ours, theirs = ((m.patch_size, m.latent_channels) for m in (self.mdsa, audio))
+            if ours != theirs:
+                raise ValueError(
+                    f"audio_mdsa: want patch_size and latent_channels {ours} as mdsa has them, got {theirs}"
+                )
         return self

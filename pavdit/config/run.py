@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
+from pavdit.config.adapter import AdapterConfig
 from pavdit.config.model import ModelConfig, SystemModel
 from pavdit.config.schema import Model
 
@@ -127,11 +128,14 @@ class LoopConfig(Model):
 
 
 class TrainConfig(LoopConfig):
-    """How a run of ours optimises: an autoencoder's or a generator's."""
+    """How a run of ours optimises: an autoencoder's, a generator's, or a generator's adapters."""
 
-    stage: Literal["autoencoder", "generator"]
+    stage: Literal["autoencoder", "generator", "adapter"]
     autoencoder: Path | None = None
     """Checkpoint, run directory or bundled weights of the trained autoencoder, for `stage: generator`."""
+    audio_autoencoder: Path | None = None
+    """The same of the sound's own one, where `autoencoder` counts for the picture alone: the generator joins
+    the latents of two frozen encoders that have never met. None: `autoencoder` is of both."""
     latent_cache: Path | None = None
     """Where the generator's clips lie encoded, for any number of runs; None: `latents` beside `run_dir`."""
     latent_dtype: Literal["float32", "float16"] = "float32"
@@ -165,7 +169,13 @@ class TrainConfig(LoopConfig):
     def _check(self) -> TrainConfig:
         if self.stage == "generator" and self.autoencoder is None:
             raise ValueError("train: want autoencoder (a checkpoint) for stage 'generator', got none")
-        if self.stage == "generator" and self.first_stage is not None:
+        if self.stage == "adapter" and self.autoencoder is not None:
+            raise ValueError(f"train: want no autoencoder for stage 'adapter', got {self.autoencoder}")
+        if self.stage != "generator" and self.audio_autoencoder is not None:
+            raise ValueError(
+                f"train: want audio_autoencoder for stage 'generator' alone, got {self.audio_autoencoder}"
+            )
+        if self.stage != "autoencoder" and self.first_stage is not None:
             raise ValueError(f"train: want first_stage for stage 'autoencoder' alone, got {self.first_stage}")
         if self.disc_start and self.first_stage is None:
             raise ValueError(
@@ -192,3 +202,27 @@ class RunConfig(SystemRun):
     system: None = None
     model: ModelConfig
     train: TrainConfig
+    adapter: AdapterConfig | None = None
+    """What is trained of a generator in `train.stage: adapter`, which leaves `model` to the backbone."""
+
+    @property
+    def autoencoder(self) -> Path | None:
+        """What makes the latents of a generator's or an adapter's run."""
+        return self.train.autoencoder if self.adapter is None else self.adapter.backbone
+
+    @model_validator(mode="after")
+    def _check_adapter(self) -> RunConfig:
+        if (self.train.stage == "adapter") != (self.adapter is not None):
+            got = "none" if self.adapter is None else f"it for {self.train.stage!r}"
+            raise ValueError(f"adapter: want a section adapter for train.stage 'adapter' alone, got {got}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_streams(self) -> RunConfig:
+        streams, alone = self.model.mdsa.streams, self.train.audio_autoencoder is None
+        if self.train.stage == "generator" and streams != "both" and (alone or streams == "audio"):
+            raise ValueError(
+                "train: want an autoencoder of the picture and an audio_autoencoder, or one of both streams, "
+                f"got model.mdsa.streams {streams!r} and audio_autoencoder {self.train.audio_autoencoder}"
+            )
+        return self

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -16,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pavdit.clip import Clip, DataError, frames_to_volume
 from pavdit.data.clips import Clips
+from pavdit.data.workers import worker_context
 
 CACHE_BYTES = 1 << 30
 """A set that takes no more than this decoded is decoded once and kept; with workers, all of them together."""
@@ -144,23 +143,6 @@ class _From(Sampler[int]):
             step += 1
 
 
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """Processes that begin in here compute in one thread each: numpy's libraries would take every core in
-    every one of them, and on 16 cores 12 of them then render less than one alone."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 def batches(
     clips: Clips,
     batch_size: int,
@@ -214,14 +196,10 @@ def batches(
         sampler=_From(start_step * parts),
         num_workers=num_workers,
         pin_memory=pin_memory and num_workers > 0,
-        multiprocessing_context="spawn"
-        if num_workers
-        else None,  # forked threads of torch and FFmpeg can hang
+        multiprocessing_context=worker_context() if num_workers else None,
     )
     named: set[str] = set()
-    with single_threaded():
-        items = iter(source)
-    for item in items:
+    for item in source:
         if isinstance(item, DataError):
             raise item
         for reason in item.skipped:

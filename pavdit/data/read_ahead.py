@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pavdit.clip import Clip, ClipSpec, DataError
 from pavdit.data.clips import Clips
-from pavdit.data.loader import single_threaded
+from pavdit.data.workers import worker_context
 
 THREADS = 4
 WORTH_A_PROCESS = 16
@@ -81,10 +81,10 @@ def read_ahead(
             batch_size=None,
             sampler=[batch for group in batches for batch in group],
             num_workers=num_workers,
-            multiprocessing_context="spawn",  # forked threads of torch and FFmpeg can hang
+            multiprocessing_context=worker_context(),
         )
         # a new loader draws from the global generator
-        with single_threaded(), torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):
             read = iter(loader)
         for group in batches:
             yield islice(read, len(group))

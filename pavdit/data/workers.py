@@ -1,16 +1,19 @@
-"""Processes that may die: a function on every item, where a crash or a hang costs that one item."""
+"""Processes beside this one: how they begin; a function on every item, where a crash costs that item."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +22,47 @@ Result = TypeVar("Result")
 
 MEMORY_BYTES = 4 << 30
 """What a worker may take beyond what it starts with: a damaged header can ask for pictures of any size."""
+
+
+PRELOADED = (
+    "torch",
+    "pavdit.data.bounce",
+    "pavdit.data.check",
+    "pavdit.data.loader",
+    "pavdit.data.read_ahead",
+)
+"""What every process needs; imported once."""
+
+
+def worker_context() -> ForkServerContext:
+    """How processes are to begin: forked from a server that has imported everything and runs no thread.
+
+    A new one then costs milliseconds, where a new interpreter takes seconds, one after the other as soon as
+    what it is given (the set of clips) is larger than a pipe. Call it before a device is used: forking what
+    holds one can be slow.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    with _single_threaded():
+        forkserver.ensure_running()
+    return context
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Processes that begin in here compute in one thread each: numpy's libraries would take every core in
+    every one of them, and on 16 cores 12 of them then render less than one alone."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +111,7 @@ class _Worker(Generic[Item]):
     """A process, and the item that it works on."""
 
     def __init__(self, function: Callable[[Item], Any]) -> None:
-        context = multiprocessing.get_context("forkserver")
-        # Forked from a server that has imported everything, a new worker costs milliseconds.
-        context.set_forkserver_preload(["torch", function.__module__])
+        context = worker_context()
         self.pipe, other = context.Pipe()
         self.process: ForkServerProcess = context.Process(target=_serve, args=(function, other), daemon=True)
         self.process.start()

@@ -43,6 +43,7 @@ def sample(
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     method: Literal["euler", "heun"] = "euler",
     reflect: bool = True,
+    time_shift: float = 1.0,
     target: Tensor | None = None,
     callback: Callback | None = None,
     euler_step: EulerStep | None = None,
@@ -61,6 +62,7 @@ def sample(
         method: integrator.
         reflect: fold into [-1, 1] after each step; with ``heun`` also the stage point, whose velocity changes
             sign on coordinates that bounced an odd number of times.
+        time_shift: steps lie that much closer to noise, see `pavdit.flow.schedule.shifted`.
         target: ``(G,)`` bool, the frames to generate; None is all. The others are neither moved nor folded.
         callback: called after each step.
         euler_step: replaces the steps of method ``euler``, for example by graph replays.
@@ -92,7 +94,7 @@ def sample(
         v = (v + sign * mixed(stage, following[t])) / 2
         guided_euler_step_(latent, v, dt, 1.0, target, reflect=reflect)
 
-    times = time_grid(num_steps)
+    times = time_grid(num_steps, time_shift)
     following = dict(zip(times[:-1], times[1:], strict=True))
     step_once = heun if method == "heun" else euler_step or euler
     latent = noise.clone()

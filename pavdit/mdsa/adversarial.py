@@ -39,7 +39,7 @@ def generator_terms(
         ``NAME_feature_matching`` of every discriminator.
     """
     terms: dict[str, Tensor] = {}
-    total = torch.zeros((), device=fake["clip"].logits.device)
+    total = torch.zeros((), device=next(iter(fake.values())).logits.device)
     for name, judged in fake.items():
         present, count = _present(name, masks, counts)
         hinge = mean_over_present(-_per_clip(judged.logits), present, count)
@@ -69,7 +69,7 @@ def discriminator_terms(
         0.5 for one that says nothing, 1 for one that has won).
     """
     terms: dict[str, Tensor] = {}
-    total = torch.zeros((), device=fake["clip"].logits.device)
+    total = torch.zeros((), device=next(iter(fake.values())).logits.device)
     for name, judged in fake.items():
         present, count = _present(name, masks, counts)
         means = []

@@ -116,12 +116,15 @@ class PlaneSelfAttention(nn.Module):
         head_dim: int,
         *,
         share_scales: bool,
+        hw_self_attn: bool,
         mt_self_attn: bool,
     ) -> None:
         super().__init__()
-        self.hw = SpatialSelfAttention(grid, width, num_heads, head_dim)
+        self.hw: nn.Module = nn.Identity()
         self.tw: nn.Module = nn.Identity()
         self.th: nn.Module = nn.Identity()
+        if hw_self_attn:
+            self.hw = SpatialSelfAttention(grid, width, num_heads, head_dim)
         if mt_self_attn:
             self.tw = MultiScaleTemporalSelfAttention(width, num_heads, head_dim, share_scales)
             self.th = MultiScaleTemporalSelfAttention(width, num_heads, head_dim, share_scales)

@@ -83,23 +83,26 @@ class Discriminators(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         size = config.mdsa.discriminator
-        self.frame = PatchDiscriminator(2, 3, size.width, size.depth)
-        self.clip = PatchDiscriminator(3, 3, size.width, size.depth)
-        self.spectrogram = PatchDiscriminator(2, 1, size.width, size.depth)
+        if config.mdsa.has("video"):
+            self.frame = PatchDiscriminator(2, 3, size.width, size.depth)
+            self.clip = PatchDiscriminator(3, 3, size.width, size.depth)
+        if config.mdsa.has("audio"):
+            self.spectrogram = PatchDiscriminator(2, 1, size.width, size.depth)
 
-    def forward(self, video: Tensor, audio: Tensor, frames: Tensor) -> dict[str, Judgement]:
+    def forward(self, video: Tensor | None, audio: Tensor | None, frames: Tensor) -> dict[str, Judgement]:
         """Judge clips.
 
         Args:
-            video: ``(B, 3, T, H, W)``.
-            audio: ``(B, 1, T, M, L)``.
+            video: ``(B, 3, T, H, W)``; None where the system has no such stream.
+            audio: ``(B, 1, T, M, L)``, likewise.
             frames: ``(B,)``, the frame of each clip that is judged alone.
 
         Returns:
             Name of the discriminator to its judgement.
         """
-        return {
-            "frame": self.frame(frame_of_each(video, frames)),
-            "clip": self.clip(video),
-            "spectrogram": self.spectrogram(audio.movedim(2, 3).flatten(3)),  # (B, 1, M, T*L)
-        }
+        judged: dict[str, Judgement] = {}
+        if video is not None:
+            judged |= {"frame": self.frame(frame_of_each(video, frames)), "clip": self.clip(video)}
+        if audio is not None:
+            judged["spectrogram"] = self.spectrogram(audio.movedim(2, 3).flatten(3))  # (B, 1, M, T*L)
+        return judged

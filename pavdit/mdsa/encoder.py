@@ -52,6 +52,7 @@ class StreamEncoder(nn.Module):
             config.fusion_num_heads,
             config.fusion_head_dim,
             share_scales=config.share_scales,
+            hw_self_attn=config.hw_self_attn,
             mt_self_attn=config.mt_self_attn,
         )
 

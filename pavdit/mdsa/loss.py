@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, log_softmax, smooth_l1_loss
 
 from pavdit.mdsa.autoencoder import Reconstruction
-from pavdit.mdsa.bottleneck import Posterior
 from pavdit.mdsa.streams import StreamMasks
 
 STREAM_WEIGHT = 0.5
@@ -35,8 +34,8 @@ def draw_frames(batch: int, num_frames: int, generator: torch.Generator | None =
 
 def mdsa_loss(
     output: Reconstruction,
-    video: Tensor,
-    audio: Tensor,
+    video: Tensor | None,
+    audio: Tensor | None,
     frames: Tensor,
     masks: StreamMasks | None = None,
     counts: tuple[Tensor, Tensor] | None = None,
@@ -51,7 +50,7 @@ def mdsa_loss(
 
     Args:
         output: of `MDSA.forward`.
-        video, audio: what it was given.
+        video, audio: what it was given; a stream that is None has no terms.
         frames: ``(B,)``, the frame of each clip that the perceptual term looks at (`draw_frames`).
         masks: samples without a stream do not count in that stream's terms.
         counts: samples with video and with audio that means divide by; None counts `masks`. Where this is one
@@ -67,15 +66,17 @@ def mdsa_loss(
         ``audio_perceptual``, and with a `kl_target` ``video_kl`` and ``audio_kl``.
     """
     terms: dict[str, Tensor] = {}
-    total = torch.zeros((), device=video.device)
+    total = torch.zeros((), device=frames.device)
     distance = perceptual or gradient_l1
     video_count, audio_count = counts or (None, None)
     has_video, has_audio = (None, None) if masks is None else (masks.has_video, masks.has_audio)
-    streams: tuple[tuple[str, Tensor, Tensor, Posterior, Tensor | None, Tensor | None], ...] = (
+    streams = (
         ("video", output.video, video, output.video_posterior, has_video, video_count),
         ("audio", output.audio, audio, output.audio_posterior, has_audio, audio_count),
     )
     for name, got, want, posterior, present, count in streams:
+        if got is None or want is None or posterior is None:
+            continue
         got = got.to(want.dtype)
         difference = smooth_l1_loss(got, want, beta=l1_beta, reduction="none")  # L1 itself at beta = 0
         l1 = mean_over_present(difference.flatten(1).mean(1), present, count)

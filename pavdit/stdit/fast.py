@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pavdit.nn.adapters.branches import Branched
+from pavdit.nn.twin import twin
 from pavdit.ops import absorbed_attention, gated_residual_adaln_fp8, gelu_fp8, scaled_linear
 from pavdit.ops.scaled_linear import WIDTH_MULTIPLE, QuantisedRows, quantise_rows
 from pavdit.stdit.block import Block, CrossAttention, Mlp
@@ -17,8 +18,6 @@ from pavdit.stdit.model import Condition, STDiT
 ABSORBED_TEXT = 16
 """Text tokens up to which cross-attention is absorbed: beyond them the padded product saves too little, as
 `kernels/absorbed_attention.py` reckons; not yet measured on a GPU."""
-
-Module = TypeVar("Module", bound=nn.Module)
 
 
 class Fp8Linear(nn.Module):
@@ -100,7 +99,7 @@ class FastSTDiT(STDiT):
         absorbed: cross-attention by `AbsorbedCrossAttention`.
 
     Raises:
-        ValueError: a width does not suit the fp8 product.
+        ValueError: a width does not suit the fp8 product, or an adapter is no part of a weight.
     """
 
     def __init__(self, exact: STDiT, *, fp8: bool, absorbed: bool) -> None:
@@ -110,8 +109,8 @@ class FastSTDiT(STDiT):
             raise ValueError(
                 f"fp8: want STDiT's widths in multiples of {WIDTH_MULTIPLE}, got {width} and {hidden}"
             )
-        twin = _twin(exact)
-        self.__dict__.update(twin.__dict__)
+        other = twin(exact)
+        self.__dict__.update(other.__dict__)
         self.absorbed = absorbed
         before = [] if exact.form == "exact" else [exact.form]
         self.form = "+".join(before + ["fp8"] * fp8 + ["absorbed"] * absorbed)
@@ -169,24 +168,23 @@ class Networks:
             network.compile_blocks()
 
 
-def _twin(module: Module) -> Module:
-    """The same module once more, with the same parameters, so that a part of it can be replaced."""
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
-    twin._parameters = dict(module._parameters)
-    twin._buffers = dict(module._buffers)
-    return twin
-
-
 def _block(exact: Block, fp8: bool, absorbed: bool) -> Block:
-    block = _twin(exact)
-    for part in ("attend", "transform"):  # what was compiled for the exact one is its own
-        block.__dict__.pop(part, None)
+    block = twin(exact)
+    _require_weights_alone("absorbed", exact.cross if absorbed else None)
+    _require_weights_alone("fp8", nn.ModuleList([exact.attention, exact.mlp]) if fp8 else None)
     if absorbed:
         block.cross = AbsorbedCrossAttention(exact.cross)
     if fp8:
         block.norm = gated_residual_adaln_fp8
-        block.attention = _twin(exact.attention)
+        block.attention = twin(exact.attention)
         block.attention.qkv = Fp8Linear(exact.attention.qkv)  # type: ignore[assignment]
         block.mlp = Fp8Mlp(exact.mlp)  # type: ignore[assignment]
     return block
+
+
+def _require_weights_alone(switch: str, replaced: nn.Module | None) -> None:
+    """What is made anew from weights would leave out a layer that an adapter put beside or behind them."""
+    for part in () if replaced is None else replaced.modules():
+        if isinstance(part, Branched):
+            kinds = ", ".join(type(branch).__name__ for branch in part.branches)
+            raise ValueError(f"{switch}: want adapters that are low-rank updates of weights, got {kinds}")

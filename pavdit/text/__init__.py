@@ -10,6 +10,7 @@ from pavdit.text.tokens import (
     TextTokens,
     bucket_mask,
     bucket_of,
+    knows,
     pad_to,
     to_bucket,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "WordEncoder",
     "bucket_mask",
     "bucket_of",
+    "knows",
     "pad_to",
     "to_bucket",
     "vocabulary_of",

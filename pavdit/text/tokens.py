@@ -78,6 +78,15 @@ class LearnedEncoder(TextEncoder, Protocol):
         ...
 
 
+def knows(text: LearnedEncoder, prompt: str) -> bool:
+    """Whether its table has rows for a prompt."""
+    try:
+        text.rows([prompt])
+    except ValueError:
+        return False
+    return True
+
+
 def bucket_of(length: int, max_length: int) -> int:
     """The smallest bucket that holds `length` tokens; `max_length` is the last bucket.
 

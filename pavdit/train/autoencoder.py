@@ -21,11 +21,12 @@ from pavdit.mdsa.discriminator import Discriminators
 from pavdit.mdsa.loss import Distance, draw_frames, gradient_l1, mdsa_loss
 from pavdit.mdsa.streams import StreamMasks, draw_stream_masks
 from pavdit.nn.recompute import recompute_layers
+from pavdit.tasks import STREAMS
 from pavdit.train.examples import Analyser, batch_indices, in_order, mean_clip, step_generator
 from pavdit.train.feed import Feed
 from pavdit.train.parallel import WHOLE, Part
 from pavdit.train.perceptual import perceptual_distance
-from pavdit.train.reconstruction import reconstruction_psnr, show_reconstructions
+from pavdit.train.reconstruction import reconstruction_psnr, show_reconstructions, shown_to
 from pavdit.train.shown import Shown
 
 VALIDATION_BATCH = 8
@@ -42,17 +43,17 @@ PLANES = ("hw", "tw", "th")
 class _Judged:
     """What the discriminators learn from of a part: clips, their detached reconstructions, what counts."""
 
-    real_video: Tensor
-    real_audio: Tensor
-    video: Tensor
-    audio: Tensor
+    real: tuple[Tensor | None, Tensor | None]
+    fake: tuple[Tensor | None, Tensor | None]
     frames: Tensor
-    masks: StreamMasks
-    counts: tuple[Tensor, Tensor]
+    masks: StreamMasks | None
+    counts: tuple[Tensor, Tensor] | None
 
 
 class AutoencoderStage:
     """Reconstruction of clips, with stream dropout; with a `train.first_stage`, against discriminators.
+
+    An autoencoder of one stream (`model.mdsa.streams`) is shown that one alone, and nothing is dropped.
 
     Args:
         config: the run.
@@ -77,6 +78,7 @@ class AutoencoderStage:
         self._calibrate()
         recompute_layers(self.model, config.train.gradient_checkpointing)
         mdsa, self.perceptual = config.model.mdsa, perceptual
+        self.streams = [stream for stream in STREAMS if mdsa.has(stream)]
         second = config.train.first_stage is not None
         self.kl_target = mdsa.kl_target if second and mdsa.kl else None
         self.adversary = Discriminators(config.model).to(device) if second and mdsa.adversarial else None
@@ -107,7 +109,7 @@ class AutoencoderStage:
         chosen = batch_indices(count, min(count, CALIBRATION_CLIPS), self.config.train.seed, 0).tolist()
         clips = [clip.require(self.config.model.clip) for clip in readable(self.train, chosen)]
         examples = Analyser(self.config.model)(collate(clips), self.device)
-        self.model.calibrate(examples.video, examples.mel)
+        self.model.calibrate(*shown_to(self.config.model, examples))
 
     def loss(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
         """Terms of eq. 10 for a part of update `step`.
@@ -118,25 +120,25 @@ class AutoencoderStage:
         inputs = self.inputs(step, part)
         output, terms = self._reconstruct(inputs)
         if self.adversary is not None and step >= self.config.train.disc_start:  # gamma of eq. 12
-            video, audio, frames = (inputs[name] for name in ("video", "audio", "frames"))
-            masks, counts = _masks(inputs), (inputs["video_count"], inputs["audio_count"])
+            clips, frames = (inputs.get("video"), inputs.get("audio")), inputs["frames"]
+            masks, counts = _masks(inputs), _counts(inputs)
             with torch.no_grad():
-                real = self.adversary(video, audio, frames)
+                real = self.adversary(*clips, frames)
             fake = self.adversary(output.video, output.audio, frames)
             terms |= generator_terms(real, fake, masks, counts)
             terms["loss"] = terms["loss"] + terms["adversarial"]
-            self.judged[part.index] = _Judged(
-                video, audio, output.video.detach(), output.audio.detach(), frames, masks, counts
-            )
+            video, audio = (None if x is None else x.detach() for x in (output.video, output.audio))
+            self.judged[part.index] = _Judged(clips, (video, audio), frames, masks, counts)
         return terms
 
     def inputs(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
         """What a part of update `step` is shown, on the device.
 
         Returns:
-            ``video`` ``(B, 3, T, H, W)`` and ``audio`` ``(B, 1, T, M, L)``; ``frames`` ``(B,)`` of the
-            perceptual term; the fields of `StreamMasks`; ``video_count`` and ``audio_count`` of the whole
-            update's samples, as its part's share; in the second stage ``noise_<stream>_<plane>``.
+            ``video`` ``(B, 3, T, H, W)`` and ``audio`` ``(B, 1, T, M, L)``, as far as the model has them;
+            ``frames`` ``(B,)`` of the perceptual term; for both streams the fields of `StreamMasks`, and
+            ``video_count`` and ``audio_count`` of the whole update's samples, as its part's share; in the
+            second stage ``noise_<stream>_<plane>``.
 
         Raises:
             DataError: a clip cannot be read.
@@ -146,37 +148,39 @@ class AutoencoderStage:
         random, rows = step_generator(train.seed, step), part.rows(train.batch_size)
         all_masks = draw_stream_masks(train.batch_size, mdsa.stream_dropout, random)
         frames = draw_frames(train.batch_size, clip.num_frames, random)[rows]
-        shown = {"frames": frames, **all_masks.rows(rows).as_dict()}
-        for name, has in (("video", all_masks.has_video), ("audio", all_masks.has_audio)):
-            shown[f"{name}_count"] = has.sum().clamp(min=1) * part.share
+        shown = {"frames": frames}
+        if len(self.streams) == 2:
+            shown |= all_masks.rows(rows).as_dict()
+            for name, has in (("video", all_masks.has_video), ("audio", all_masks.has_audio)):
+                shown[f"{name}_count"] = has.sum().clamp(min=1) * part.share
         if self.kl_target == "latent":
-            for name in ("video", "audio"):
+            for name in self.streams:
                 noise = draw_noise(train.batch_size, mdsa.latent_channels, self.config.model.grid, random)
                 shown |= {f"noise_{name}_{plane}": getattr(noise, plane)[rows] for plane in PLANES}
         shown = {name: x.to(self.device, non_blocking=True) for name, x in shown.items()}
-        return shown | {"video": examples.video, "audio": examples.mel}
+        clips = zip(STREAMS, shown_to(self.config.model, examples), strict=True)
+        return shown | {name: x for name, x in clips if x is not None}
 
     def objective(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The loss on `inputs` without discriminators: work of the device alone."""
         return self._reconstruct(inputs)[1]
 
     def _reconstruct(self, inputs: Mapping[str, Tensor]) -> tuple[Reconstruction, dict[str, Tensor]]:
-        noise = None
-        if self.kl_target == "latent":
-            noise_v, noise_a = (
-                Planes(**{plane: inputs[f"noise_{name}_{plane}"] for plane in PLANES})
-                for name in ("video", "audio")
-            )
-            noise = noise_v, noise_a
-        masks = _masks(inputs)
-        output = self.model(inputs["video"], inputs["audio"], masks, noise)
+        noise_v, noise_a = (
+            Planes(**{plane: inputs[f"noise_{name}_{plane}"] for plane in PLANES})
+            if self.kl_target == "latent" and name in self.streams
+            else None
+            for name in STREAMS
+        )
+        video, audio, masks = inputs.get("video"), inputs.get("audio"), _masks(inputs)
+        output = self.model(video, audio, masks, (noise_v, noise_a))
         terms = mdsa_loss(
             output,
-            inputs["video"],
-            inputs["audio"],
+            video,
+            audio,
             inputs["frames"],
             masks,
-            (inputs["video_count"], inputs["audio_count"]),
+            _counts(inputs),
             perceptual_weight=self.config.train.perceptual_weight,
             perceptual=self.perceptual,
             l1_beta=self.config.train.l1_beta,
@@ -189,8 +193,8 @@ class AutoencoderStage:
         if self.adversary is None or step < self.config.train.disc_start:
             return {}
         judged = self.judged.pop(part.index)
-        real = self.adversary(judged.real_video, judged.real_audio, judged.frames)
-        fake = self.adversary(judged.video, judged.audio, judged.frames)
+        real = self.adversary(*judged.real, judged.frames)
+        fake = self.adversary(*judged.fake, judged.frames)
         return discriminator_terms(real, fake, judged.masks, judged.counts)
 
     def clip_names(self, step: int) -> tuple[str, ...]:
@@ -198,10 +202,11 @@ class AutoencoderStage:
         return self.feed.names(step)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """PSNR of frames and of mel images, in dB, and of the training set's mean clip on the same clips."""
+        """PSNR of frames and of mel images, in dB, and of the training set's mean clip on the same clips, as
+        far as the model has such a stream."""
         self.mean = self.mean or mean_clip(self.train, self.config.model)
         sets = in_order(self.validation, VALIDATION_BATCH, self.config.model, self.device)
-        measured = reconstruction_psnr(model, sets, self.mean)
+        measured = reconstruction_psnr(model, sets, self.mean, self.config.model)
         return {f"{self.split}_{name}": value for name, value in measured.items()}
 
     def show(self, model: nn.Module) -> Shown:
@@ -211,5 +216,11 @@ class AutoencoderStage:
         return show_reconstructions(model, clips, examples, self.config.model)
 
 
-def _masks(inputs: Mapping[str, Tensor]) -> StreamMasks:
+def _masks(inputs: Mapping[str, Tensor]) -> StreamMasks | None:
+    if "has_video" not in inputs:  # one stream, which is always there
+        return None
     return StreamMasks(*(inputs[name] for name in StreamMasks.__dataclass_fields__))
+
+
+def _counts(inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+    return (inputs["video_count"], inputs["audio_count"]) if "video_count" in inputs else None

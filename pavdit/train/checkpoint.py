@@ -357,7 +357,7 @@ def require_architecture(checkpoint: Checkpoint[Any], want: SystemModel, part: s
     different = [key for key in ours if ours[key] != theirs.get(key)]
     if different:
         raise CheckpointError(
-            f"{checkpoint.path}: want an {part} with "
+            f"{checkpoint.path}: want {'an' if part == 'autoencoder' else 'a'} {part} with "
             f"{', '.join(f'{key} {ours[key]}' for key in different)}, "
             f"got {', '.join(f'{key} {theirs.get(key)}' for key in different)}"
         )

@@ -61,7 +61,7 @@ class Draws:
         return cls(
             clips,
             torch.multinomial(task_shares, batch, replacement=True, generator=random),
-            draw_times(batch, flow.time_distribution, random),
+            draw_times(batch, flow.time_distribution, random, flow.time_shift),
             torch.rand(batch, generator=random) < text_dropout,
             torch.rand(batch, generator=random) < flip_probability,
             torch.rand(batch, generator=random) < language_share,

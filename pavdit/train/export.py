@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pavdit.train.adapted import merged_tensors
 from pavdit.train.checkpoint import Checkpoint, Run, open_checkpoint, publish, temporary_beside
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -41,14 +42,51 @@ def export(
         ValueError: there is no such dtype, or `folder` exists.
         OSError: the disk is full; nothing is left.
     """
+    stems = [stem for stem in ("autoencoder", "ema") if saved.has(stem)]
+    return _publish(
+        saved, {stem: saved.tensors(stem) for stem in stems}, saved.model_hash, folder, dtype, file_bytes
+    )
+
+
+def export_merged(
+    saved: Checkpoint,
+    adapters: Mapping[str, float],
+    folder: Path,
+    dtype: str = "bfloat16",
+    file_bytes: int = FILE_BYTES,
+) -> Checkpoint:
+    """Write a generator whose weights have adapters merged into them, as a checkpoint of its own.
+
+    Args:
+        saved: the backbone.
+        adapters: where they lie, with the strength that each counts with.
+        folder, dtype, file_bytes: as for `export`.
+
+    Raises:
+        CheckpointError: adapters are damaged, none, or of another backbone.
+        ValueError: as for `export`, or an adapter is no update of weights.
+        OSError: the disk is full; nothing is left.
+    """
+    ema, name = merged_tensors(saved, adapters)
+    weights = {"autoencoder": saved.tensors("autoencoder"), "ema": ema}
+    return _publish(saved, weights, name, folder, dtype, file_bytes)
+
+
+def _publish(
+    saved: Checkpoint[Run],
+    weights: Mapping[str, Mapping[str, Tensor]],
+    model_hash: str,
+    folder: Path,
+    dtype: str,
+    file_bytes: int,
+) -> Checkpoint[Run]:
     if dtype not in DTYPES:
         raise ValueError(f"--dtype: want {' or '.join(DTYPES)}, got {dtype!r}")
     if folder.exists():
         raise ValueError(f"-o: want a folder that does not exist yet (none is overwritten), got {folder}")
     tensors: dict[str, Mapping[str, Tensor]] = {}
-    for stem in ("autoencoder", "ema"):
-        if saved.has(stem):
-            tensors |= _in_parts(stem, _cast(saved.tensors(stem), DTYPES[dtype]), file_bytes)
+    for stem, named in weights.items():
+        tensors |= _in_parts(stem, _cast(named, DTYPES[dtype]), file_bytes)
     folder = publish(
         temporary_beside(folder),
         folder,
@@ -56,7 +94,7 @@ def export(
         tensors=tensors,
         state={
             "seconds": saved.state.get("seconds"),
-            "exported": {"model": saved.model_hash, "dtype": dtype},
+            "exported": {"model": model_hash, "dtype": dtype},
         },
         config=without_places(saved.config),
     )

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from pavdit.clip import Clip
 from pavdit.codec import Codec
 from pavdit.config import TASKS, ConfigError, RunConfig
 from pavdit.contact_sheet import contact_sheet
 from pavdit.data.latent_cache import LatentSet
-from pavdit.mdsa.autoencoder import MDSA
+from pavdit.encoders import Autoencoder
 from pavdit.metrics.pairs import pair_distances, right_against_wrong
 from pavdit.text import TextEncoder
 from pavdit.train.draws import Draws
@@ -48,17 +48,19 @@ class GeneratorStage:
         config: RunConfig,
         train: LatentSet,
         held_out: LatentSet | None,
-        autoencoder: MDSA,
+        autoencoder: Autoencoder,
         device: torch.device,
         text: TextEncoder | None = None,
     ) -> None:
         self.config, self.train = config, train
         self.validation, self.split = (held_out, "held_out") if held_out else (train, "train")
         self.adversary = None
-        self.device, self.frozen = device, {"autoencoder": autoencoder.state_dict()}
+        self.device = device
+        self.frozen: Mapping[str, Mapping[str, Tensor]] = {"autoencoder": autoencoder.state_dict()}
         self.codec = Codec(config.model, autoencoder, device, torch.float32)
-        self.model = Generator(config.model, text).to(device)
-        layout = self.model.stdit.layout
+        self.generator = Generator(config.model, text).to(device)
+        self.model: nn.Module = self.generator
+        layout = self.generator.stdit.layout
         self.sampler = Sampler(config.model, layout, device)
         self.matching = VelocityMatching(config.model, layout, device)
         self.task_shares = torch.zeros(len(TASKS))
@@ -80,7 +82,7 @@ class GeneratorStage:
         """
         run = encode_run(config, device, console)
         train, held_out = run.latents()
-        return run.config, cls(run.config, train.on(device), held_out, run.mdsa, device, run.captions)
+        return run.config, cls(run.config, train.on(device), held_out, run.autoencoder, device, run.captions)
 
     def loss(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
         """Mean squared velocity error of a part of update `step`."""
@@ -90,11 +92,11 @@ class GeneratorStage:
         """What a part of update `step` is shown, on the device: chance, latents and text."""
         train = self.config.train
         draws = self._draws(batch_indices(len(self.train), train.batch_size, train.seed, step), step)
-        return self.matching.inputs(self.model.text, self.train, draws.part(part.rows(train.batch_size)))
+        return self.matching.inputs(self.generator.text, self.train, draws.part(part.rows(train.batch_size)))
 
     def objective(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The loss on `inputs`: work of the device alone."""
-        return {"loss": self.matching.error(self.model, inputs)}
+        return {"loss": self.matching.error(self.generator, inputs)}
 
     def adversary_loss(self, step: int, part: Part = WHOLE) -> dict[str, Tensor]:
         """There is no adversary."""

@@ -9,16 +9,16 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from pavdit.config import ConfigError, RunConfig, TextConfig
+from pavdit.config import ConfigError, ModelConfig, RunConfig, TextConfig
 from pavdit.data.caption_cache import CaptionTable
 from pavdit.data.clips import Subset, open_clips
 from pavdit.data.latent_cache import LatentCache, LatentSet
 from pavdit.data.shards import Share
-from pavdit.mdsa.autoencoder import MDSA
+from pavdit.encoders import Autoencoder
 from pavdit.progress import progress
 from pavdit.text import EncoderFiles, vocabulary_of
 from pavdit.train.checkpoint import open_checkpoint
-from pavdit.train.models import load_autoencoder
+from pavdit.train.models import load_autoencoder, load_pair
 from pavdit.train.ranks import on_all, rank_and_ranks
 from pavdit.weights import find_weights
 
@@ -29,7 +29,7 @@ class EncodedRun:
 
     Attributes:
         config: the run, with the class names or the language model of its set filled in.
-        mdsa: the autoencoder.
+        autoencoder: frozen.
         cache: of its latents.
         train: clips to learn from.
         held_out: clips to validate on.
@@ -37,7 +37,7 @@ class EncodedRun:
     """
 
     config: RunConfig
-    mdsa: MDSA
+    autoencoder: Autoencoder
     cache: LatentCache
     train: Subset
     held_out: Subset
@@ -78,23 +78,21 @@ def encode_run(config: RunConfig, device: torch.device, console: Console) -> Enc
 
 
 def _encode_share(config: RunConfig, device: torch.device, console: Console, share: Share) -> EncodedRun:
-    data, model = config.data, config.model
-    if config.train.autoencoder is None:
-        raise ConfigError("train: want autoencoder (a checkpoint) for stage 'generator', got none")
+    data = config.data
     if data.segments == "random":
         raise ConfigError(
             "data.segments: want first or all for stage 'generator', which encodes each clip once, got random"
         )
-    saved = open_checkpoint(find_weights(config.train.autoencoder))
-    mdsa = load_autoencoder(saved, model).to(device)
+    model, autoencoder, place = _autoencoder(config)
+    autoencoder.to(device)
     train, held_out = open_clips(data, model.clip)
     console.print(train.summary)
     root = cache_folder(config)
-    options = model.architecture("autoencoder") | {"resize": data.resize, "channel": data.channel}
-    cache = LatentCache(root, mdsa, model, options, config.train.latent_dtype)
+    options = model.encoding() | {"resize": data.resize, "channel": data.channel}
+    cache = LatentCache(root, autoencoder, model, options, config.train.latent_dtype)
     console.print(
-        f"{len(train)} clips to train on, {len(held_out)} held out, encoded with {saved.path} "
-        f"in {cache.shards.directory}"
+        f"{len(train)} clips to train on, {len(held_out)} held out, encoded with {place} "
+        f"in {cache.shards.directory}; layout of P: {cache.layout}"
     )
     for clips, what, flips in ((train, "clips", mirrors(config)), (held_out, "held-out clips", False)):
         if len(clips):
@@ -110,11 +108,12 @@ def _encode_share(config: RunConfig, device: torch.device, console: Console, sha
 
     captions = None
     text = model.text
-    if text.encoder == "classes":
+    fixed = config.train.stage == "adapter"  # the backbone's classes and words are what they are
+    if text.encoder == "classes" and not fixed:
         text = with_classes(text, train.class_names)
-    else:
+    elif text.encoder != "classes":
         sentences = sorted({caption_of(clips, i) for clips in (train, held_out) for i in range(len(clips))})
-    if text.encoder == "words":
+    if text.encoder == "words" and not fixed:
         text = with_vocabulary(text, (*sentences, *train.class_names))
     if text.language_model is not None:
         files = EncoderFiles.named(text, model.stdit.text_dim)
@@ -123,7 +122,24 @@ def _encode_share(config: RunConfig, device: torch.device, console: Console, sha
         with progress(console, "encoding captions") as tell:
             captions.fill(sentences, device, share=share, say=console.print, progress=tell)
     config = config.model_copy(update={"model": model.model_copy(update={"text": text})})
-    return EncodedRun(config, mdsa, cache, train, held_out, captions)
+    return EncodedRun(config, autoencoder, cache, train, held_out, captions)
+
+
+def _autoencoder(config: RunConfig) -> tuple[ModelConfig, Autoencoder, str]:
+    """The frozen autoencoder of a run, or its two; the sizes with them filled in; and where they lie."""
+    if config.autoencoder is None:
+        raise ConfigError("train: want autoencoder (a checkpoint) for stage 'generator', got none")
+    saved = open_checkpoint(find_weights(config.autoencoder))
+    if config.train.audio_autoencoder is None:
+        if saved.config.model.audio_mdsa is not None and config.model.audio_mdsa is None:
+            raise ConfigError(
+                "train: want the runs of both encoders as autoencoder and audio_autoencoder, "
+                f"got {saved.path}, a generator's of two"
+            )
+        return config.model, load_autoencoder(saved, config.model), str(saved.path)
+    sound = open_checkpoint(find_weights(config.train.audio_autoencoder))
+    model, pair = load_pair(saved, sound, config.model)
+    return model, pair, f"{saved.path} and {sound.path}"
 
 
 def caption_of(clips: Subset, index: int) -> str:

@@ -24,6 +24,7 @@ from pavdit.text import (
     WordEncoder,
     bucket_mask,
     bucket_of,
+    knows,
     pad_to,
     to_bucket,
 )
@@ -91,15 +92,22 @@ class VelocityMatching:
         }
         names = text.vocabulary if isinstance(text, WordEncoder) else text.class_names
         stand_in = next(iter(names), "")  # its tokens are dropped
-        shown |= self._caption(text, [prompt or stand_in for prompt in prompts], draws.spoken)
+        shown |= self._caption(text, [prompt or stand_in for prompt in prompts], draws.spoken, stand_in)
         return {name: self._put(x) for name, x in shown.items()}
 
-    def _caption(self, text: TextEncoder, prompts: list[str], spoken: Tensor) -> dict[str, Tensor]:
+    def _caption(
+        self, text: TextEncoder, prompts: list[str], spoken: Tensor, stand_in: str
+    ) -> dict[str, Tensor]:
         longest = self.config.stdit.max_text_length
         if not isinstance(text, LearnedEncoder):
             tokens, mask = to_bucket(text.encode(prompts), longest)
             return {"text": tokens} | ({} if mask is None else {"text_mask": mask})
-        rows, lengths = text.rows(prompts)
+        known = prompts
+        if isinstance(text, FreeTextEncoder):  # what the table cannot say, the language model does
+            sayable = [knows(text, prompt) for prompt in prompts]
+            spoken = spoken | ~torch.tensor(sayable)
+            known = [p if can else stand_in for p, can in zip(prompts, sayable, strict=True)]
+        rows, lengths = text.rows(known)
         said: TextTokens | None = None
         if isinstance(text, FreeTextEncoder) and bool(spoken.any()):
             said = text.language.encode([prompts[i] for i in spoken.nonzero().flatten().tolist()])

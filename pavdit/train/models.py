@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
-from pavdit.config import LANGUAGE_MODELS, ConfigError, ModelConfig
+from pavdit.config import LANGUAGE_MODELS, ConfigError, ModelConfig, one_line
+from pavdit.encoders import Autoencoder, EncoderPair
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.stdit.model import STDiT
@@ -73,7 +75,18 @@ def with_dtype(config: Run, device: torch.device) -> Run:
     return config.model_copy(update={"train": train})
 
 
-def load_autoencoder(checkpoint: Checkpoint, want: ModelConfig | None = None) -> MDSA:
+def build_autoencoder(config: ModelConfig) -> Autoencoder:
+    """An untrained MDSA, or a pair of them where the sound has its own."""
+    if config.audio_mdsa is None:
+        return MDSA(config)
+    video, audio = (
+        MDSA(config.model_copy(update={"mdsa": mdsa, "audio_mdsa": None}))
+        for mdsa in (config.mdsa, config.audio_mdsa)
+    )
+    return EncoderPair(video, audio)
+
+
+def load_autoencoder(checkpoint: Checkpoint, want: ModelConfig | None = None) -> Autoencoder:
     """The averaged autoencoder of a checkpoint of either stage, frozen.
 
     Raises:
@@ -81,10 +94,33 @@ def load_autoencoder(checkpoint: Checkpoint, want: ModelConfig | None = None) ->
     """
     if want is not None:
         require_architecture(checkpoint, want, "autoencoder")
+    if (adapter := checkpoint.config.adapter) is not None:
+        raise CheckpointError(
+            f"{checkpoint.path}: want an autoencoder's or a generator's checkpoint, got adapters "
+            f"(--adapter takes them, beside their backbone {adapter.backbone})"
+        )
     name = "autoencoder" if checkpoint.has("autoencoder") else "ema"
-    model = MDSA(checkpoint.config.model)
+    model = build_autoencoder(checkpoint.config.model)
     load_weights(model, checkpoint.tensors(name), checkpoint.path / f"{name}.safetensors")
     return model.eval().requires_grad_(False)
+
+
+def load_pair(video: Checkpoint, audio: Checkpoint, want: ModelConfig) -> tuple[ModelConfig, EncoderPair]:
+    """Two frozen autoencoders, and `want` with the sound's own one filled in.
+
+    Raises:
+        CheckpointError: one is of another architecture than `want` says.
+        ConfigError: they are not of a picture and of sound, or their planes are of different sizes.
+    """
+    own = audio.config.model.mdsa if want.audio_mdsa is None else want.audio_mdsa
+    try:
+        model = ModelConfig.model_validate({**want.model_dump(), "audio_mdsa": own})
+    except ValidationError as error:
+        raise ConfigError(f"train.audio_autoencoder: {one_line(error)}") from None
+    alone = want.model_copy(update={"audio_mdsa": None})
+    return model, EncoderPair(
+        load_autoencoder(video, alone), load_autoencoder(audio, alone.model_copy(update={"mdsa": own}))
+    )
 
 
 def load_generator(
@@ -102,7 +138,8 @@ def load_generator(
         ConfigError: the language model is not there.
     """
     if checkpoint.config.train.stage != "generator":
-        raise CheckpointError(f"{checkpoint.path}: want a generator's checkpoint, got an autoencoder's")
+        stage = checkpoint.config.train.stage
+        raise CheckpointError(f"{checkpoint.path}: want a generator's checkpoint, got one of stage {stage}")
     about = checkpoint.config.model.text
     text: TextEncoder | None = None
     if about.encoder in LANGUAGE_MODELS:

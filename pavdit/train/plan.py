@@ -27,14 +27,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from pavdit.config import RunConfig
+from pavdit.config import ConfigError, ModelConfig, RunConfig
 from pavdit.data.latent_cache import STORED
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.autoencoder import MDSA
 from pavdit.mdsa.discriminator import Discriminators
 from pavdit.nn.recompute import recompute_layers
 from pavdit.train.latents import mirrors
-from pavdit.train.models import Generator, choose_device, with_dtype
+from pavdit.train.models import Generator, build_autoencoder, choose_device, with_dtype
 
 UPDATE_PASSES = 13
 """Times that an update reads or writes something as large as the weights: norm 1, AdamW 7, average 3, and the
@@ -156,14 +156,16 @@ def predict(config: RunConfig) -> Plan:
     """Predict a run on this machine.
 
     Raises:
-        ConfigError: the configuration asks for a device that is not here.
+        ConfigError: the configuration asks for a device that is not here, or for adapters.
     """
+    if config.train.stage == "adapter":
+        raise ConfigError("--plan: want train.stage autoencoder or generator, got adapter")
     device = choose_device(config.train.device)
     config = with_dtype(config, device)
     train = config.train
     with _Unfilled():
         model, adversary = _models(config)
-        frozen = 0 if train.stage == "autoencoder" else _count(MDSA(config.model))
+        frozen = 0 if train.stage == "autoencoder" else _count(build_autoencoder(_with_audio(config)))
     with FakeTensorMode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of ops that have no fast path with fake tensors
         for module in (model, adversary):
@@ -228,6 +230,15 @@ def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def _with_audio(config: RunConfig) -> ModelConfig:
+    """Sizes with the sound's own autoencoder, where there shall be one: like the picture's, if not known."""
+    model = config.model
+    if config.train.audio_autoencoder is None or model.audio_mdsa is not None:
+        return model
+    alone = {"streams": "audio", "gcm_attn": False, "bi_block_attn": False}
+    return model.model_copy(update={"audio_mdsa": model.mdsa.model_copy(update=alone)})
+
+
 def _models(config: RunConfig) -> tuple[nn.Module, nn.Module | None]:
     if config.train.stage == "generator":
         classes = config.model.text.class_names or ("clip",)
@@ -257,17 +268,19 @@ def _objective(
             fps=torch.zeros(batch, device=device),
         )
         return (velocity.float() - torch.zeros(shape, device=device)).square().mean()
-    video = torch.zeros(batch, 3, clip.num_frames, clip.height, clip.width, device=device)
-    images = torch.zeros(batch, 1, clip.num_frames, mel.n_mels, clip.columns_per_frame, device=device)
+    has, video, images = config.model.mdsa.has, None, None
+    if has("video"):
+        video = torch.zeros(batch, 3, clip.num_frames, clip.height, clip.width, device=device)
+    if has("audio"):
+        images = torch.zeros(batch, 1, clip.num_frames, mel.n_mels, clip.columns_per_frame, device=device)
     output = model(video, images)
-    total = (output.video.float() - video).abs().mean() + (output.audio.float() - images).abs().mean()
+    made, total = (output.video, output.audio), torch.zeros((), device=device)
+    for got, want in zip(made, (video, images), strict=True):
+        if got is not None:
+            total = total + (got.float() - want).abs().mean()
     if adversary is not None:
         frames = torch.zeros(batch, dtype=torch.int64, device=device)
-        for v, a in (
-            (output.video, output.audio),
-            (output.video.detach(), output.audio.detach()),
-            (video, images),
-        ):
+        for v, a in (made, [None if x is None else x.detach() for x in made], (video, images)):
             for judgement in adversary(v, a, frames).values():
                 total = total + judgement.logits.float().mean()
     return total

@@ -18,18 +18,27 @@ from pavdit.train.shown import Shown
 SIDE = 96  # pixels of a frame's height in a picture, about
 
 
+def shown_to(config: ModelConfig, examples: Examples) -> tuple[Tensor | None, Tensor | None]:
+    """What an autoencoder takes of clips: frames and mel images, None where it has no such stream."""
+    has = config.mdsa.has
+    return examples.video if has("video") else None, examples.mel if has("audio") else None
+
+
 @torch.no_grad()
 def reconstruction_psnr(
-    model: nn.Module, sets: Iterable[Examples], mean: tuple[Tensor, Tensor]
+    model: nn.Module, sets: Iterable[Examples], mean: tuple[Tensor, Tensor], config: ModelConfig
 ) -> dict[str, float]:
-    """PSNR of frames and of mel images, in dB, mean over clips, and that of the constant clip `mean`."""
+    """PSNR of frames and of mel images, in dB, mean over clips, and that of the constant clip `mean`; of a
+    stream that `model` does not have there is none."""
     measured: dict[str, list[Tensor]] = {}
     for examples in sets:
-        output = model(examples.video, examples.mel)
+        output = model(*shown_to(config, examples))
         for name, got, constant, want in (
             ("video", output.video, mean[0], examples.video),
             ("mel", output.audio, mean[1], examples.mel),
         ):
+            if got is None:
+                continue
             measured.setdefault(f"{name}_psnr_db", []).append(psnr(got.clamp(-1, 1), want, peak=2.0))
             measured.setdefault(f"mean_clip_{name}_psnr_db", []).append(
                 psnr(constant.to(want).expand_as(want), want, peak=2.0)
@@ -51,14 +60,21 @@ def show_reconstructions(
 
     Returns:
         Pictures: four rows of T frames, the clip's and the model's, then the clip's and the model's mel
-        images. Clips: each and its reconstruction, whose sound is inverted from its mel images.
+        images. Clips: each and its reconstruction, whose sound is inverted from its mel images. A stream that
+        the model does not have has no rows, and in its reconstructions is black or silent.
     """
-    output = model(examples.video, examples.mel)
-    frames = volume_to_frames(output.video.float()).cpu()  # (B, T, 3, H, W)
-    waves = invert_mel(output.audio.float(), config.clip, config.mel).cpu()  # (B, S)
+    video, audio = shown_to(config, examples)
+    output = model(video, audio)
+    frames = torch.stack([torch.zeros_like(clip.frames) for clip in clips])  # (B, T, 3, H, W)
+    waves = torch.stack([torch.zeros_like(clip.wave) for clip in clips])  # (B, S)
+    if output.video is not None:
+        frames = volume_to_frames(output.video.float()).cpu()
+    if output.audio is not None:
+        waves = invert_mel(output.audio.float(), config.clip, config.mel).cpu()
     rows = [
-        _row(picture.float(), config)
-        for picture in (examples.video, output.video, examples.mel, output.audio.clamp(-1, 1))
+        _row(picture.float().clamp(-1, 1), config)
+        for picture in (video, output.video, audio, output.audio)
+        if picture is not None
     ]
     shown: dict[str, Clip] = {}
     for i, clip in enumerate(clips):

@@ -13,8 +13,11 @@ from rich.console import Console
 from torch import Tensor
 
 from pavdit.config import ConfigError, RunConfig
+from pavdit.data.workers import worker_context
 from pavdit.files import replace_with_text, tensors_record
 from pavdit.train import checkpoint as checkpoints
+from pavdit.train.adapted import require_adapter
+from pavdit.train.adapter import AdapterStage
 from pavdit.train.autoencoder import AutoencoderStage
 from pavdit.train.checkpoint import Checkpoint, Run
 from pavdit.train.generator import GeneratorStage
@@ -29,11 +32,13 @@ from pavdit.weights import find_weights
 
 
 def run_training(config: RunConfig, resume: str = "auto", console: Console | None = None) -> Outcome:
-    """Train our autoencoder or generator; arguments and errors as for `train_system`."""
-    is_autoencoder = config.train.stage == "autoencoder"
-    return train_system(
-        config, AutoencoderStage.open if is_autoencoder else GeneratorStage.open, resume, console
-    )
+    """Train our autoencoder, generator or its adapters; arguments and errors as for `train_system`."""
+    opens: dict[str, OpenStage[RunConfig]] = {
+        "autoencoder": AutoencoderStage.open,
+        "generator": GeneratorStage.open,
+        "adapter": AdapterStage.open,
+    }
+    return train_system(config, opens[config.train.stage], resume, console)
 
 
 OpenStage = Callable[[Run, torch.device, Console], tuple[Run, Stage]]
@@ -58,6 +63,8 @@ def train_system(
         OSError: the disk is full, or another process trains in the run directory.
     """
     run_dir = config.train.run_dir
+    if config.train.num_workers:
+        worker_context()
     with joined(choose_device(config.train.device)) as device, ExitStack() as stack:
         console = console or progress_console()
         torch.manual_seed(config.train.seed)
@@ -73,15 +80,21 @@ def train_system(
                 _require_frozen(saved, stage.frozen)
             return saved
 
+        def require_same(saved: Checkpoint[Any]) -> Checkpoint[Any]:
+            if isinstance(config, RunConfig) and config.adapter is not None:
+                require_adapter(saved, config.adapter)
+            return saved
+
         saved = on_first(prepare)
         trainer = Trainer(config, stage)
         if saved is not None:
-            trainer.restore(saved)
+            trainer.restore(require_same(saved))
             console.print(f"resuming {saved.path} at step {saved.step}")
         elif config.train.origin is not None:
             trainer.begin_second_stage(checkpoints.open_checkpoint(config.train.origin, kind))
         elif config.train.initial is not None:
-            trainer.begin_with(checkpoints.open_checkpoint(find_weights(config.train.initial), kind))
+            initial = checkpoints.open_checkpoint(find_weights(config.train.initial), kind)
+            trainer.begin_with(require_same(initial))
             console.print(f"beginning with {trainer.initial['path']}, moments anew")
         written = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         on_first(lambda: replace_with_text(run_dir / "config.yaml", written))  # not where the run was refused

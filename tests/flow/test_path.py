@@ -69,6 +69,13 @@ def test_uniform_times_are_uniform():
     assert abs(((t > 0.25) & (t < 0.75)).float().mean().item() - 0.5) < 0.01
 
 
+def test_shifted_times_mean_stronger_noise():
+    plain, near_noise = (draw_times(1000, "uniform", generators(0)[0], shift) for shift in (1.0, 4.0))
+    torch.testing.assert_close((1 - near_noise) / near_noise, 4.0 * (1 - plain) / plain)
+    grid = time_grid(30, 4.0)
+    assert (grid[0], grid[-1]) == (0.0, 1.0) and grid == sorted(grid) and grid[15] == 0.2
+
+
 def test_unknown_times_are_refused():
     with pytest.raises(ValueError, match="got 'cosine'"):
         draw_times(1, "cosine")

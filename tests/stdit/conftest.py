@@ -20,6 +20,7 @@ LAYOUTS = {
     "six-padded": ((4, 8, 8), "six"),
     "six-wide": ((4, 4, 8), "six"),
     "concat4": ((4, 8, 8), "concat4"),
+    "cut": ((4, 16, 16), "cut"),
     "fold-padded": ((4, 6, 6), "fold"),
     "fold-tall": ((4, 8, 6), "fold"),
 }

@@ -4,16 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from pavdit.config import load_run
+from pavdit.config import load_run, parse_run, read_run
+from pavdit.train.adapted import backbone_model
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_it_loads_and_names_its_run_after_itself(path):
-    config = load_run(path)
+    tree = read_run(path)
+    config = parse_run(tree, str(path), backbone_model(tree))
     assert config.train.run_dir == Path("runs") / path.stem
-    assert config.train.stage == ("generator" if path.stem.endswith("-generator") else "autoencoder")
+    stages = {"generator": path.stem.endswith("-generator"), "adapter": path.stem.startswith("adapter-")}
+    assert config.train.stage == next((stage for stage, named in stages.items() if named), "autoencoder")
 
 
 @pytest.mark.parametrize(

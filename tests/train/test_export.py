@@ -49,10 +49,10 @@ def test_it_generates_as_the_rounded_weights_do_wherever_it_lies(exported, nano_
     moved = exported.path.rename(tmp_path / "moved")
     pipeline, rounded = (Pipeline.from_pretrained(p, device="cpu") for p in (moved, nano_generator_run))
     moved.rename(exported.path)
-    for model in (rounded.generator, rounded.mdsa):
+    for model in (rounded.generator, rounded.autoencoder):
         for tensor in model.state_dict().values():
             tensor.copy_(tensor.bfloat16())
-    assert next(pipeline.mdsa.parameters()).dtype == torch.float32
+    assert next(pipeline.autoencoder.parameters()).dtype == torch.float32
     [got], [want] = pipeline("wood_wall", steps=2), rounded("wood_wall", steps=2)
     assert torch.equal(got.latent, want.latent) and torch.equal(got.clip.wave, want.clip.wave)
 

@@ -76,7 +76,7 @@ def test_a_run_is_not_continued_with_another_language_model(t5_run, nano_autoenc
     from tiny_t5 import write_tiny_t5
 
     config = run_of(t5_run, nano_autoencoder_run, write_tiny_t5(tmp_path / "other", seed=1), num_steps=9)
-    with pytest.raises(DataError, match="want an generator with text.weights"):
+    with pytest.raises(DataError, match="want a generator with text.weights"):
         run_training(config, console=quiet_console())
 
 

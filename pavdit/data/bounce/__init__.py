@@ -57,6 +57,10 @@ class BounceClips:
         """What the set is, in one line."""
         return f"{self.num_clips} procedural clips, {len(self.class_names)} classes"
 
+    def __getstate__(self) -> dict[str, object]:
+        """What another process gets: it draws records itself, and megabytes would hold up its start."""
+        return self.__dict__ | {"_records": {}}
+
     def __len__(self) -> int:
         return self.num_clips
 

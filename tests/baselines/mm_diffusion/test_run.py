@@ -81,7 +81,7 @@ def test_generate_makes_mp4_of_either_and_finds_them_again(trained, tmp_path, ca
         (["--fp8"], "--fp8: want pavdit's own weights, got those of mm-diffusion"),
         (["--steps", "0"], "sampling: num_steps: Input should be greater than or equal to 1"),
         (["--set", "sampling.method=euler"], "--set: sampling.method: Input should be"),
-        (["--set", "model.unet.width=16"], "want an denoiser with unet.width 16, got unet.width 8"),
+        (["--set", "model.unet.width=16"], "want a denoiser with unet.width 16, got unet.width 8"),
         (["--set", "sampling.condition=gradient"], "want method ddim for condition gradient"),
     ],
 )
