@@ -53,15 +53,17 @@ class Coders:
                 raise ConfigError(
                     f"system av-dit: want the package {package}, got none; pip install 'pavdit[{EXTRA}]'"
                 )
-        from diffusers import AutoencoderKL
-        from transformers import SpeechT5HifiGan
+        import diffusers
+        import transformers
 
+        diffusers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
         loaded = {
             name: _load(kind, getattr(frozen, name), name, device)
             for name, kind in (
-                ("image_vae", AutoencoderKL),
-                ("mel_vae", AutoencoderKL),
-                ("vocoder", SpeechT5HifiGan),
+                ("image_vae", diffusers.AutoencoderKL),
+                ("mel_vae", diffusers.AutoencoderKL),
+                ("vocoder", transformers.SpeechT5HifiGan),
             )
         }
         _require_vae(loaded["image_vae"], frozen.image_vae, 3, config.picture)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from pavdit.baselines.mm_diffusion.config import DiffusionConfig
 from pavdit.config import LoopConfig, SystemModel, SystemRun
 from pavdit.config.schema import Model
 from pavdit.stdit.embed import PATCH
@@ -81,8 +82,7 @@ class AVDiTConfig(SystemModel):
     picture: LatentConfig = LatentConfig(channels=4, ratio=8)
     sound: LatentConfig = LatentConfig(channels=8, ratio=4)
     spectrogram: SoundConfig = SoundConfig()
-    num_timesteps: int = Field(1000, ge=2)
-    """Of the diffusion; variances rise linearly from 1e-4 to 0.02 at 1000."""
+    diffusion: DiffusionConfig = DiffusionConfig()
 
     @property
     def picture_shape(self) -> tuple[int, int, int, int]:
@@ -99,9 +99,8 @@ class AVDiTConfig(SystemModel):
     def architecture(self, part: str) -> dict[str, Any]:
         """As for any system; `part` does not matter."""
         tree = self.model_dump(mode="json")
-        whole = ("clip", "dit", "adaptation", "picture", "sound", "spectrogram")
-        flat = {f"{section}.{key}": value for section in whole for key, value in tree[section].items()}
-        return flat | {"num_timesteps": tree["num_timesteps"]}
+        whole = ("clip", "dit", "adaptation", "picture", "sound", "spectrogram", "diffusion")
+        return {f"{section}.{key}": value for section in whole for key, value in tree[section].items()}
 
     @model_validator(mode="after")
     def _check(self) -> AVDiTConfig:
@@ -129,7 +128,7 @@ class AVDiTSampling(Model):
 class AVDiTTrain(LoopConfig):
     """How AV-DiT trains; defaults are the paper's."""
 
-    stage: Literal["adapters"] = "adapters"
+    stage: Literal["denoiser"] = "denoiser"
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(5e-4, gt=0)
     latent_cache: Path | None = None

@@ -20,8 +20,8 @@ from pavdit.compile_cache import use_cache
 from pavdit.config import DataConfig, assign, parse_as
 from pavdit.data.given import read_as_trained
 from pavdit.flow.sampler import Callback
-from pavdit.flow.step_cache import exactly
 from pavdit.generated import Generated
+from pavdit.options import exactly
 from pavdit.runtime import DtypeName, Runtime
 from pavdit.tasks import Stream
 from pavdit.train.checkpoint import CheckpointError, load_weights, open_checkpoint, require_architecture
@@ -178,7 +178,7 @@ def load(
     for assignment in assignments:
         assign(tree, assignment)
     run = parse_as(AVDiTRun, tree, "--set")
-    require_architecture(saved, run.model, "adapters")
+    require_architecture(saved, run.model, "denoiser")
     if (found := digest_of(run.frozen)) != saved.config.frozen.digest:
         raise CheckpointError(
             f"{saved.path}: want the frozen weights {saved.config.frozen.digest} that it was trained beside, "

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from pavdit.baselines.av_dit.config import AVDiTConfig, AVDiTSampling
-from pavdit.baselines.av_dit.diffusion import Latents, NoiseLevels, sample
 from pavdit.baselines.av_dit.network import AVDiT
+from pavdit.baselines.mm_diffusion.schedule import NoiseSchedule
+from pavdit.baselines.mm_diffusion.solvers import Streams, ddim, ddim_step
 from pavdit.flow.sampler import Callback
 
 Network = AVDiT | Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -35,7 +37,7 @@ class Sampler:
     @torch.no_grad()
     def make(
         self, seeds: Sequence[int], sampling: AVDiTSampling, callback: Callback | None = None
-    ) -> Latents:
+    ) -> tuple[Tensor, Tensor]:
         """One clip a seed, whatever its neighbours in the batch are.
 
         Args:
@@ -47,23 +49,24 @@ class Sampler:
             ``(B, C, T, rows, columns)`` and ``(B, C_a, 1, rows, columns)`` float32.
         """
         random = [torch.Generator().manual_seed(seed) for seed in seeds]
+        shapes = {"video": self.config.picture_shape, "audio": self.config.sound_shape}
 
-        def draw() -> Latents:
-            shapes = self.config.picture_shape, self.config.sound_shape
-            each = [[torch.randn(shape, generator=one) for shape in shapes] for one in random]
-            video, audio = (torch.stack(rows).to(self.device) for rows in zip(*each, strict=True))
-            return video, audio
+        def draw() -> dict[str, Tensor]:
+            each = [
+                {name: torch.randn(shape, generator=one) for name, shape in shapes.items()} for one in random
+            ]
+            return {name: torch.stack([row[name] for row in each]).to(self.device) for name in shapes}
 
-        def predict(noisy: Latents, t: int) -> Latents:
+        def predict(noisy: Streams, t: float) -> dict[str, Tensor]:
             times = torch.full((len(seeds),), t, device=self.device)
-            video, audio = self.network(noisy[0].to(self.dtype), noisy[1].to(self.dtype), times)
-            return video.float(), audio.float()
+            video, audio = self.network(noisy["video"].to(self.dtype), noisy["audio"].to(self.dtype), times)
+            return {"video": video.float(), "audio": audio.float()}
 
-        levels = NoiseLevels(self.config.num_timesteps)
-        steps = sample(levels, predict, draw, sampling.num_steps, sampling.eta)
-        latents: Latents | None = None
-        for number, latents in enumerate(steps, 1):
+        schedule = NoiseSchedule(self.config.diffusion)
+        fresh = draw if sampling.eta else None
+        step = partial(ddim_step, schedule, predict, eta=sampling.eta, fresh=fresh, bounded=False)
+        x: Streams = draw()
+        for number, x in enumerate(ddim(schedule, step, x, sampling.num_steps), 1):  # noqa: B020 (steps)
             if callback is not None:
-                callback(number, sampling.num_steps, latents[0])
-        assert latents is not None  # noqa: S101 - there is at least one step
-        return latents
+                callback(number, sampling.num_steps, x["video"])
+        return x["video"], x["audio"]

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from pavdit.baselines.av_dit.coders import Coders, digest_of
 from pavdit.baselines.av_dit.config import AVDiTRun
-from pavdit.baselines.av_dit.diffusion import NoiseLevels
 from pavdit.baselines.av_dit.dit import ImageDiT
 from pavdit.baselines.av_dit.image_weights import load_image_dit
 from pavdit.baselines.av_dit.latents import LatentClips
 from pavdit.baselines.av_dit.network import AVDiT, AVDiTAdapters
 from pavdit.baselines.av_dit.sampler import Sampler
+from pavdit.baselines.mm_diffusion.schedule import NoiseSchedule
 from pavdit.config import ConfigError
 from pavdit.contact_sheet import contact_sheet
 from pavdit.data.clips import open_clips
@@ -56,7 +56,7 @@ class AVDiTStage:
         self.validation, self.split = (held_out, "held_out") if held_out else (train, "train")
         self.adversary, self.device = None, device
         self.frozen: Mapping[str, Mapping[str, Tensor]] = {}
-        self.levels = NoiseLevels(config.model.num_timesteps)
+        self.schedule = NoiseSchedule(config.model.diffusion)
         self.model = AVDiTAdapters(image, config.model).to(device)
         self.network = AVDiT(image, self.model)
         recompute_layers(self.network, config.train.gradient_checkpointing)
@@ -144,13 +144,13 @@ class AVDiTStage:
     ) -> dict[str, Tensor]:
         """Draws for the whole batch, of which some rows are taken."""
         config = self.config.model
-        t = torch.randint(config.num_timesteps, (len(clips),), generator=random)
+        t = torch.randint(config.diffusion.num_timesteps, (len(clips),), generator=random)
         shapes = zip(STREAMS, (config.picture_shape, config.sound_shape), strict=True)
         noise = {name: torch.randn((len(clips), *shape), generator=random) for name, shape in shapes}
         data = dict(zip(STREAMS, latents.read(clips[rows].tolist()), strict=True))
         shown = {"t": t[rows]}
         shown |= {f"{name}_noise": noise[name][rows] for name in STREAMS}
-        shown |= {name: self.levels.diffuse(data[name], noise[name][rows], t[rows]) for name in STREAMS}
+        shown |= {name: self.schedule.diffuse(data[name], noise[name][rows], t[rows]) for name in STREAMS}
         return {name: x.to(self.device, non_blocking=True) for name, x in shown.items()}
 
     def _errors(self, network: AVDiT, shown: Mapping[str, Tensor]) -> dict[str, Tensor]:
