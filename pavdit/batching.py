@@ -78,11 +78,17 @@ def requests_for(
     each = [one for one in prompts for _ in range(n)]
     return [
         Request(i, one, own, buckets[one], lengths[one] < buckets[one])
-        for i, (one, own) in enumerate(zip(each, _seeds(seed, len(each)), strict=True))
+        for i, (one, own) in enumerate(zip(each, seeds_for(seed, len(each)), strict=True))
     ]
 
 
-def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
+def seeds_for(seed: int | Sequence[int], count: int) -> list[int]:
+    """The seed of each of `count` clips; from one, the next has the next one.
+
+    Raises:
+        TypeError: no whole number.
+        ValueError: fewer or more than clips, or out of range.
+    """
     try:
         if isinstance(seed, Iterable):
             seeds = [index(one) for one in seed]

@@ -23,7 +23,8 @@ class Generated:
     Attributes:
         clip: frames and sound. The given stream is as it was given; a stream neither given nor made is black
             or silent.
-        latent: P, ``(C, G, rows, columns)`` float32 on the CPU.
+        latent: P, ``(C, G, rows, columns)`` float32 on the CPU; of a sibling system, the first stream that
+            its sampler made, before it was rounded.
         provenance: what the file's metadata say, see `pavdit.provenance`.
     """
 

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from typing_extensions import Unpack
 
 from pavdit.agreement import Agreement
 from pavdit.batching import BatchSize, Request, in_batches, requests_for
-from pavdit.clip import Clip, Origin, as_fraction
+from pavdit.clip import Clip
 from pavdit.codec import Codec
 from pavdit.compile_cache import cache_dir, use_cache
 from pavdit.config import ConfigError, DataConfig, ModelConfig
+from pavdit.data.given import read_as_trained
 from pavdit.encoders import Autoencoder
-from pavdit.files import file_record
 from pavdit.flow.graph import Graphs
 from pavdit.flow.sampler import Callback
 from pavdit.generated import Clips, Generated
 from pavdit.latents import PlaneLayout, Planes
-from pavdit.media import read_clip
 from pavdit.nn.frame_attention import set_backend
 from pavdit.options import Choices, SamplingOptions
 from pavdit.provenance import adapters_described
@@ -176,12 +173,7 @@ class Pipeline:
         Raises:
             DataError: the file cannot be used.
         """
-        start = None if start_seconds is None else as_fraction(start_seconds)
-        ways: dict[str, Any] = (
-            {} if self.data is None else self.data.model_dump(include={"resize", "channel"})
-        )
-        clip = read_clip(path, self.config.clip, start_seconds=start, only=only, **ways)
-        return replace(clip, origin=Origin(str(path), file_record(Path(path)).sha256, start))
+        return read_as_trained(path, self.config.clip, self.data, start_seconds, only)
 
     def encode(self, clip: Clip) -> tuple[Planes, Planes]:
         """A clip to the joint latent planes of its frames and its sound, one batch row each.

@@ -31,13 +31,18 @@ def provenance_of(
         "seed": str(request.seed),
         **options.described(),
     }
+    return facts | given_facts(given)
+
+
+def given_facts(given: Clip | None) -> dict[str, str]:
+    """Of the clip that a task takes a stream of."""
     if given is None:
-        return facts
+        return {}
     origin = given.origin
     if origin is None:
-        return facts | {"given": given.name}
+        return {"given": given.name}
     start = {} if origin.start_seconds is None else {"given_start_seconds": str(origin.start_seconds)}
-    return facts | {"given": origin.path, "given_sha256": origin.sha256} | start
+    return {"given": origin.path, "given_sha256": origin.sha256} | start
 
 
 def adapters_described(adapters: Mapping[str, float]) -> dict[str, str]:

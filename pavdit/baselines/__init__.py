@@ -15,7 +15,7 @@ from pavdit.config import ConfigError
 if TYPE_CHECKING:
     from pavdit.baselines.system import System
 
-SYSTEMS: dict[str, str] = {}
+SYSTEMS: dict[str, str] = {"mm-diffusion": "pavdit.baselines.mm_diffusion"}
 """The module of each system by name; imported when a run or a checkpoint names it."""
 
 

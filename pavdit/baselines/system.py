@@ -15,6 +15,7 @@ from pavdit.clip import Clip
 from pavdit.config import DataConfig, SystemModel, SystemRun
 from pavdit.flow.sampler import Callback
 from pavdit.generated import Generated
+from pavdit.runtime import DtypeName
 from pavdit.tasks import Stream
 from pavdit.train.run import OpenStage
 
@@ -32,9 +33,14 @@ class ClipMaker(Protocol):
     @property
     def config(self) -> SystemModel: ...
 
-    data: DataConfig | None
-    model_hash: str
-    checkpoint: str
+    @property
+    def data(self) -> DataConfig | None: ...
+
+    @property
+    def model_hash(self) -> str: ...
+
+    @property
+    def checkpoint(self) -> str: ...
 
     def read(
         self, path: str | Path, start_seconds: Fraction | float | None = None, only: Stream | None = None
@@ -97,7 +103,7 @@ class Load(Protocol):
         device: torch.device,
         assignments: Sequence[str] = (),
         *,
-        dtype: str = "auto",
+        dtype: DtypeName = "auto",
         compile: bool | None = None,
     ) -> ClipMaker: ...
 

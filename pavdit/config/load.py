@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from pavdit.config.model import ModelConfig
 from pavdit.config.presets import PRESETS
-from pavdit.config.run import RunConfig, SystemRun
-from pavdit.config.schema import ConfigError, one_line
+from pavdit.config.run import RunConfig
+from pavdit.config.schema import ConfigError, Model, one_line
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -41,11 +41,11 @@ def assign(tree: dict[str, Any], assignment: str) -> None:
     node[last] = yaml.safe_load(value)
 
 
-Run = TypeVar("Run", bound=SystemRun)
+Kind = TypeVar("Kind", bound=Model)
 
 
-def parse_as(kind: type[Run], tree: dict[str, Any], source: str) -> Run:
-    """Validate a configuration tree of any system.
+def parse_as(kind: type[Kind], tree: dict[str, Any], source: str) -> Kind:
+    """Validate a configuration tree of any kind.
 
     Raises:
         ConfigError: unknown key, wrong type, or values that exclude each other; names `source`.

@@ -15,14 +15,16 @@ class Recomputable(nn.Module):
 
     Attributes:
         recompute: keep a layer's inputs alone; the gradients are the same, the time about a third more.
+        draws: a layer draws random numbers, which are then drawn again; else it must not.
     """
 
     recompute: bool = False
+    draws: bool = False
 
     def run(self, layer: Callable[..., Any], *inputs: Any) -> Any:  # noqa: ANN401 (whatever the layer takes)
-        """``layer(*inputs)``. The layer must not draw random numbers."""
+        """``layer(*inputs)``."""
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
+            return checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=self.draws)
         return layer(*inputs)
 
 

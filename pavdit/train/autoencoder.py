@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pavdit.config import RunConfig
 from pavdit.data.clips import Clips, open_clips, readable
-from pavdit.data.loader import Batch, batches, collate
+from pavdit.data.loader import collate
 from pavdit.latents import Planes
 from pavdit.mdsa.adversarial import discriminator_terms, generator_terms
 from pavdit.mdsa.autoencoder import MDSA, Reconstruction
@@ -23,6 +23,7 @@ from pavdit.mdsa.streams import StreamMasks, draw_stream_masks
 from pavdit.nn.recompute import recompute_layers
 from pavdit.tasks import STREAMS
 from pavdit.train.examples import Analyser, batch_indices, in_order, mean_clip, step_generator
+from pavdit.train.feed import Feed
 from pavdit.train.parallel import WHOLE, Part
 from pavdit.train.perceptual import perceptual_distance
 from pavdit.train.reconstruction import reconstruction_psnr, show_reconstructions, shown_to
@@ -84,8 +85,7 @@ class AutoencoderStage:
         self.judged: dict[int, _Judged] = {}
         self.frozen: Mapping[str, Mapping[str, Tensor]] = {}
         self.analyse = Analyser(config.model, train)
-        self.batches: Iterator[Batch] = iter(())
-        self.next = (-1, 0)
+        self.feed = Feed(train, config.train, config.data, device)
         self.mean: tuple[Tensor, Tensor] | None = None
 
     @classmethod
@@ -144,7 +144,7 @@ class AutoencoderStage:
             DataError: a clip cannot be read.
         """
         train, mdsa, clip = self.config.train, self.config.model.mdsa, self.config.model.clip
-        examples = self.analyse(self._batch(step, part), self.device)
+        examples = self.analyse(self.feed(step, part), self.device)
         random, rows = step_generator(train.seed, step), part.rows(train.batch_size)
         all_masks = draw_stream_masks(train.batch_size, mdsa.stream_dropout, random)
         frames = draw_frames(train.batch_size, clip.num_frames, random)[rows]
@@ -199,31 +199,7 @@ class AutoencoderStage:
 
     def clip_names(self, step: int) -> tuple[str, ...]:
         """The clips of update `step`."""
-        return next(self._batches(step, WHOLE)).names
-
-    def _batch(self, step: int, part: Part) -> Batch:
-        if (step, part.index) != self.next:  # the first update, or the first after resuming
-            self.batches = self._batches(step, part)
-            for _ in range(part.index):
-                next(self.batches)
-        self.next = (step, part.index + 1) if part.index + 1 < part.count else (step + 1, 0)
-        with torch.random.fork_rng(devices=[]):  # a new loader draws from the global generator
-            return next(self.batches)
-
-    def _batches(self, step: int, part: Part) -> Iterator[Batch]:
-        train, data = self.config.train, self.config.data
-        return batches(
-            self.train,
-            train.batch_size,
-            seed=train.seed,
-            start_step=step,
-            parts=part.count,
-            rank=part.rank,
-            world_size=part.ranks,
-            num_workers=train.num_workers,
-            flip_probability=data.flip_probability,
-            pin_memory=self.device.type == "cuda",
-        )
+        return self.feed.names(step)
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """PSNR of frames and of mel images, in dB, and of the training set's mean clip on the same clips, as

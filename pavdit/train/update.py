@@ -115,8 +115,10 @@ class GraphedUpdate:
 
     def _obstacle(self) -> str:
         """Why there can be no graph; empty where there can."""
-        if not isinstance(self.stage, SplitStage) or self.stage.adversary is not None:
+        if self.stage.adversary is not None:
             return "discriminators"
+        if not isinstance(self.stage, SplitStage):
+            return "a loss that draws"
         if is_parallel():
             return "several ranks"
         if len(self.parts) > 1:
