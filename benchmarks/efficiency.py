@@ -2,7 +2,7 @@
 
 ``mm-diffusion`` works on pixels and samples. ``ours`` encodes the clips of its step and decodes its sample to
 frames and sound; ``ours*`` has its latents cached and ends with latents, as the paper's PAV-DiT*. ``pvdm`` is
-ours on the latents of an encoder a stream (`pavdit.encoders`); its generator is that of ``ours*``. Weights are
+ours on latents of an encoder a stream (`pavdit.encoders`); its generator is that of ``ours*``. Weights are
 random, reading files is left out, and all take turns in one process: python benchmarks/efficiency.py.
 """
 
@@ -125,7 +125,8 @@ def mm_diffusion_row(clip: ClipSpec, options: argparse.Namespace, device: torch.
     system = find_system("mm-diffusion", "efficiency")
     width = options.mm_width
     windows = {factor: min(factor if factor > 2 else 1, clip.num_frames) for factor in (2, 4, 8)}
-    unet = {"width": width, "cross_attention": windows, "cross_head_dim": min(64, width)}
+    narrow = {"groups": min(32, width), "cross_head_dim": min(64, width)}
+    unet = {"width": width, "cross_attention": windows} | narrow
     tree: dict[str, Any] = {
         "system": "mm-diffusion",
         "model": {"clip": asdict(clip), "unet": unet},
