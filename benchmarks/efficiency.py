@@ -147,8 +147,8 @@ def mm_diffusion_row(clip: ClipSpec, options: argparse.Namespace, device: torch.
     return Row(
         {"generator": millions(stage.model)},
         lambda: updating.updates(1),
-        lambda: list(maker.stream()),
-        "DPM-Solver of order 3, 20 evaluations",
+        lambda: list(maker.stream(steps=options.mm_evaluations)),
+        f"DPM-Solver of order 3, {options.mm_evaluations} evaluations",
     )
 
 
@@ -157,6 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--preset", choices=PRESETS, default="small", help="of ours, and the clip of all")
     parser.add_argument("--mm-width", type=int, default=128, help="of MM-Diffusion (default: the paper's)")
+    parser.add_argument("--mm-evaluations", type=int, default=20, help="of its net by its sampler")
     parser.add_argument("--batch", type=int, default=2, help="of a training step; a sample is one clip")
     parser.add_argument("--steps", type=int, default=30, help="of our sampler")
     parser.add_argument("--device", default="auto")
@@ -169,7 +170,8 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     device = choose_device(options.device)
     clip = PRESETS[options.preset]().clip
-    asked = {k: getattr(options, k) for k in ("preset", "mm_width", "batch", "steps", "dtype", "rounds")}
+    names = ("preset", "mm_width", "mm_evaluations", "batch", "steps", "dtype", "rounds")
+    asked = {name: getattr(options, name) for name in names}
     size = f"{clip.num_frames} frames of {clip.height} x {clip.width}, {clip.num_samples} samples"
     facts = header(device.type) | asked | {"clip": size}
     print(" | ".join(f"{key} {value}" for key, value in facts.items()), flush=True)

@@ -116,7 +116,8 @@ def test_efficiency_of_all_systems_beside_what_is_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(efficiency.PRESETS, "tiny", nano)
-    options = "--preset tiny --mm-width 8 --batch 1 --steps 1 --rounds 1 --device cpu --dtype float32 --json"
+    options = "--preset tiny --mm-width 8 --mm-evaluations 3 --batch 1 --steps 1 --rounds 1"
+    options += " --device cpu --dtype float32 --json"
     monkeypatch.setattr(sys, "argv", ["efficiency", *options.split(), str(tmp_path / "found.json")])
     efficiency.main()
     facts, said = json.loads((tmp_path / "found.json").read_text()), capsys.readouterr().out
