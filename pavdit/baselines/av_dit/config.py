@@ -143,3 +143,13 @@ class AVDiTRun(SystemRun):
     frozen: FrozenConfig
     sampling: AVDiTSampling = AVDiTSampling()
     train: AVDiTTrain
+
+    @model_validator(mode="after")
+    def _check(self) -> AVDiTRun:
+        data = self.data
+        if data.flip_probability or data.segments == "random":
+            raise ValueError(
+                "data: want flip_probability 0 and segments first or all for av-dit, which encodes each clip "
+                f"once, got {data.flip_probability:g} and {data.segments}"
+            )
+        return self

@@ -26,6 +26,7 @@ def trained(tmp_path_factory):
         "system": "av-dit",
         "model": MODEL,
         "frozen": write_frozen(folder / "frozen"),
+        "sampling": {"num_steps": 3},
         "data": {"kind": "bounce", "scenes": "simple", "num_clips": 6, "held_out": 2},
         "train": {
             "run_dir": str(folder / "run"),
@@ -34,6 +35,7 @@ def trained(tmp_path_factory):
             "learning_rate": 5e-3,
             "ema_decay": 0.9,
             "log_every": 40,
+            "show_every": 200,
             "checkpoint_every": 120,
             "device": "cpu",
         },
@@ -51,6 +53,7 @@ def test_the_loss_falls_and_a_run_is_taken_up(trained):
     assert [e["step"] for e in log if e.get("event") == "start"] == [0, 120]
     saved = open_checkpoint(trained / "run", AVDiTRun)
     assert len(saved.config.frozen.digest) == 12 and not saved.has("autoencoder")
+    assert (trained / "run" / "shown" / "step-00000200" / "seed-0.mp4").is_file()
     names = saved.tensors("model")
     assert not any("image" in name for name in names) and "blocks.0.fusion.q.lora.up" in names
 
