@@ -13,13 +13,12 @@ from typing_extensions import Unpack
 from benchmarks.counting import now
 from pavdit.config import ModelConfig
 from pavdit.latents import PlaneLayout
-from pavdit.mdsa.autoencoder import MDSA
 from pavdit.ops import _library
 from pavdit.options import SamplingOptions
 from pavdit.pipeline import Pipeline
 from pavdit.runtime import DtypeName, Runtime, Settings
 from pavdit.sampling import BoundVelocity, Captions, sample_batch
-from pavdit.train.models import Generator
+from pavdit.train.models import Generator, build_autoencoder
 
 TEXT_TOKENS = 32
 STAGES = ("generator", "decode", "inverse", "end to end")
@@ -80,11 +79,11 @@ def random_pipeline(job: Job, **settings: Unpack[Settings]) -> Pipeline:
     config = job.config.model_copy(
         update={"text": job.config.text.model_copy(update={"class_names": ("benchmark",)})}
     )
-    mdsa, generator = MDSA(config), Generator(config)
-    for module in (mdsa, generator):
+    autoencoder, generator = build_autoencoder(config), Generator(config)
+    for module in (autoencoder, generator):
         nowhere_zero(module)
         module.requires_grad_(False)
-    return Pipeline(config, mdsa, generator, runtime=Runtime.choose(job.device, **settings))
+    return Pipeline(config, autoencoder, generator, runtime=Runtime.choose(job.device, **settings))
 
 
 def columns(job: Job, dtype: DtypeName) -> dict[str, Column]:

@@ -20,12 +20,12 @@ from pavdit.data.latent_cache import LatentSet
 from pavdit.data.shards import Rows, Shards, content_key
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa.attention import CrossStreamAttention, PlaneSelfAttention
-from pavdit.mdsa.autoencoder import MDSA
 from pavdit.mdsa.projection import Projector
 from pavdit.mdsa.timesformer import TimeSformerLayer
 from pavdit.stdit.block import Block
 from pavdit.train.autoencoder import AutoencoderStage
 from pavdit.train.generator import GeneratorStage
+from pavdit.train.models import build_autoencoder
 from pavdit.train.stage import Stage
 from pavdit.train.trainer import Trainer
 
@@ -79,7 +79,7 @@ def stage_of(config: RunConfig, device: torch.device, folder: Path) -> Stage:
     stage: Stage
     if config.train.stage == "generator":
         latents = random_latents(config.model, 2 * config.train.batch_size, folder / "latents")
-        stage = GeneratorStage(config, latents, None, MDSA(config.model), device)
+        stage = GeneratorStage(config, latents, None, build_autoencoder(config.model), device)
     else:
         clips = BounceClips(2 * config.train.batch_size, config.model.clip)  # decoded once and kept
         stage = AutoencoderStage(config, clips, clips, device)

@@ -15,7 +15,7 @@ import pytest
 import torch
 from nano import nano
 
-from benchmarks import ablations, batch_sweep, bounce, sampler, training
+from benchmarks import ablations, batch_sweep, bounce, efficiency, sampler, training
 from benchmarks.held_out import parts
 from benchmarks.held_out.observe import Host, Observed, Source
 from benchmarks.held_out.scores import ATTRIBUTES, obeys
@@ -110,6 +110,27 @@ def test_ablations_train_each_variant_and_share_the_first_stage(
         assert config.train.first_stage == tmp_path / f"{name if name in switches[:3] else 'whole'}-1"
     again = ablations.main([*arguments, "--only", "whole", "kl"])
     assert again == 0 and json.loads(found.read_text())["rows"] == {n: rows[n] for n in ("whole", "kl")}
+
+
+def test_efficiency_of_all_systems_beside_what_is_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(efficiency.PRESETS, "tiny", nano)
+    options = "--preset tiny --mm-width 8 --mm-evaluations 3 --batch 1 --steps 1 --rounds 1"
+    options += " --device cpu --dtype float32 --json"
+    monkeypatch.setattr(sys, "argv", ["efficiency", *options.split(), str(tmp_path / "found.json")])
+    efficiency.main()
+    facts, said = json.loads((tmp_path / "found.json").read_text()), capsys.readouterr().out
+    rows = facts["rows"]
+    assert list(rows) == ["mm-diffusion", "pvdm", "ours", "ours*"]
+    for row in rows.values():
+        assert row["update"]["median_ms"] > 0 and row["sample"]["median_ms"] > 0
+        assert row["gpu"] == "not yet measured"
+    counts = {name: row["parameters_millions"] for name, row in rows.items()}
+    assert counts["ours*"] == {"generator": counts["ours"]["generator"]}
+    assert counts["pvdm"]["autoencoder"] < counts["ours"]["autoencoder"]
+    assert facts["published"]["hardware"] == "not stated"
+    assert "256²: 0.44, 17.7 (hardware not stated)" in said and "mm-ldm*" in said
 
 
 def test_sweep_over_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,10 +49,10 @@ def trained(config: RunConfig) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("pvdm")
-    options = {"num_steps": 80, "checkpoint_every": 40, "log_every": 10, "ema_decay": 0.9}
+    options = {"num_steps": 48, "checkpoint_every": 24, "log_every": 6, "ema_decay": 0.9}
     runs = {stream: root / stream for stream in ("video", "audio")}
     measured = {
-        stream: trained(run_of(run, stream, show_every=80, **options)) for stream, run in runs.items()
+        stream: trained(run_of(run, stream, show_every=48, **options)) for stream, run in runs.items()
     }
     assert [name for name in measured["video"] if "mel" in name] == []
     assert measured["video"]["held_out_video_psnr_db"] > 10
@@ -63,7 +63,7 @@ def encoders(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def generator(encoders, tmp_path_factory) -> Path:
     run_dir = encoders["video"].with_name("generator")
-    options = {"num_steps": 80, "checkpoint_every": 40, "log_every": 10, "learning_rate": 0.01}
+    options = {"num_steps": 48, "checkpoint_every": 24, "log_every": 6, "learning_rate": 0.01}
     pair = {"autoencoder": encoders["video"], "audio_autoencoder": encoders["audio"]}
     trained(run_of(run_dir, "video", "generator", tasks=EVERY_TASK, **options, **pair))
     return run_dir
@@ -90,7 +90,7 @@ def test_a_stream_has_the_parameters_of_pvdm():
 def test_it_learns_its_stream_alone(encoders, stream):
     found = losses(encoders[stream])
     assert len(found) == 8 and found[-1] < 0.7 * found[0]
-    assert (encoders[stream] / "shown" / "step-00000080").is_dir()
+    assert (encoders[stream] / "shown" / "step-00000048").is_dir()
 
 
 def test_its_second_stage_meets_the_discriminators_of_its_stream(encoders, tmp_path):
