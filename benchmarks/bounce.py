@@ -36,6 +36,7 @@ from pavdit.clip import DataError
 from pavdit.config import ConfigError
 from pavdit.options import Choices, SamplingOptions
 from pavdit.pipeline import Pipeline
+from pavdit.tasks import PIPELINES
 
 DATA_SEED = 74_205
 """Of the held-out clips; of no training's."""
@@ -61,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no part after so many")
     parser.add_argument("--steps", type=int, help="of the sampler (default: as configured)")
     parser.add_argument("--guidance", type=float, help="(default: as configured)")
+    parser.add_argument(
+        "--pipeline", choices=tuple(PIPELINES), help="of t2av (default: both streams at once)"
+    )
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     options = parser.parse_args(argv)
     if options.clips < 2:
@@ -75,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{time.monotonic() - begin:6.1f} s  {line}", flush=True)
 
     choices: Choices = {"steps": options.steps, "guidance": options.guidance}
+    if options.pipeline:
+        choices["pipeline"] = options.pipeline
     facts = described(pipe, options.checkpoint, choices) | {
         "num_clips": options.clips,
         "data_seed": DATA_SEED,
@@ -147,7 +153,7 @@ def described(pipe: Pipeline, path: str, choices: Choices) -> dict[str, object]:
         header(pipe.runtime.device.type)
         | run
         | pipe.stats
-        | {name: sampling[name] for name in ("steps", "guidance", "guidance_interval")}
+        | {name: sampling[name] for name in ("steps", "guidance", "guidance_interval", "pipeline")}
         | trained
         | {"sample_seed": SAMPLE_SEED}
     )

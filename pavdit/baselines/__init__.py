@@ -15,7 +15,10 @@ from pavdit.config import ConfigError
 if TYPE_CHECKING:
     from pavdit.baselines.system import System
 
-SYSTEMS: dict[str, str] = {"mm-diffusion": "pavdit.baselines.mm_diffusion"}
+SYSTEMS: dict[str, str] = {
+    "mm-diffusion": "pavdit.baselines.mm_diffusion",
+    "av-dit": "pavdit.baselines.av_dit",
+}
 """The module of each system by name; imported when a run or a checkpoint names it."""
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pavdit.config import load_run, parse_run, read_run
+from pavdit.baselines import find_system
+from pavdit.config import load_run, parse_as, parse_run, read_run
 from pavdit.train.adapted import backbone_model
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -13,6 +14,10 @@ CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_it_loads_and_names_its_run_after_itself(path):
     tree = read_run(path)
+    if (name := tree.get("system")) is not None:
+        system = parse_as(find_system(name, str(path)).run, tree, str(path))
+        assert system.train.run_dir == Path("runs") / path.stem
+        return
     config = parse_run(tree, str(path), backbone_model(tree))
     assert config.train.run_dir == Path("runs") / path.stem
     stages = {"generator": path.stem.endswith("-generator"), "adapter": path.stem.startswith("adapter-")}

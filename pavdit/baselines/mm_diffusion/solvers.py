@@ -30,10 +30,14 @@ def combine(*terms: tuple[float, Streams]) -> dict[str, Tensor]:
     return total
 
 
-def data_of(schedule: NoiseSchedule, noisy: Streams, noise: Streams, t: float) -> dict[str, Tensor]:
-    """The data that the predicted noise implies, kept in [-1, 1] as both streams are."""
+def data_of(
+    schedule: NoiseSchedule, noisy: Streams, noise: Streams, t: float, bounded: bool = True
+) -> dict[str, Tensor]:
+    """The data that the predicted noise implies, kept in [-1, 1] as frames and waves are, and latents not."""
     alpha, sigma = schedule.levels(t)
     implied = combine((1 / alpha, noisy), (-sigma / alpha, noise))
+    if not bounded:
+        return implied
     return {name: value.clamp(-1.0, 1.0) for name, value in implied.items()}
 
 
@@ -125,8 +129,9 @@ def ddim_step(
     *,
     eta: float = 0.0,
     fresh: Callable[[], Streams] | None = None,
+    bounded: bool = True,
 ) -> dict[str, Tensor]:
-    """One step of DDIM (Song et al., arXiv 2010.02502, eq. 12 and 16), with the implied data in [-1, 1].
+    """One step of DDIM (Song et al., arXiv 2010.02502, eq. 12 and 16).
 
     Args:
         schedule: levels of the times.
@@ -136,11 +141,12 @@ def ddim_step(
         t: the next; None: the data.
         eta: share of fresh noise; 1 is DDPM.
         fresh: draws noise, where `eta` is not 0.
+        bounded: see `data_of`.
 
     Returns:
         Streams at time `t`.
     """
-    data = data_of(schedule, x, predict(x, s), s)
+    data = data_of(schedule, x, predict(x, s), s, bounded)
     if t is None:
         return data
     (alpha_s, sigma_s), (alpha_t, sigma_t) = schedule.levels(s), schedule.levels(t)
