@@ -28,7 +28,7 @@ from pavdit.runtime import Runtime, Settings
 from pavdit.stdit.embed import PATCH
 from pavdit.stdit.fast import Networks
 from pavdit.synthesis import Synthesis
-from pavdit.tasks import Stream, choose_task, require_sound
+from pavdit.tasks import PromptKind, Stream, choose_task, require_sound
 from pavdit.train.adapted import load_adapted
 from pavdit.train.checkpoint import open_checkpoint
 from pavdit.train.models import Generator, choose_device, load_autoencoder, load_generator
@@ -49,6 +49,7 @@ class Pipeline:
         data: how the training's clips were read; None: as by default.
         checkpoint: where the weights were found, for provenance.
         adapters: where those that the generator has were found, with their strengths, for provenance.
+        trained: updates (``step``) and ``seconds`` of the training, as far as they are known.
     """
 
     def __init__(
@@ -62,10 +63,11 @@ class Pipeline:
         data: DataConfig | None = None,
         checkpoint: str = "",
         adapters: Mapping[str, float] | None = None,
+        trained: Mapping[str, float] | None = None,
     ) -> None:
         self.runtime = runtime = runtime or Runtime.choose()
         self.config, self.model_hash, self.data, self.checkpoint = config, model_hash, data, checkpoint
-        self.adapters = adapters or {}
+        self.adapters, self.trained = adapters or {}, trained or {}
         place = runtime.device, runtime.dtype
         self.graphs = Graphs() if runtime.graph.on else None
         self.codec = Codec(config, autoencoder.to(*place).eval(), *place, self.graphs)
@@ -108,6 +110,12 @@ class Pipeline:
             "absorbed": str(runtime.absorbed),
             "attention": ", ".join(f"{stage} {choice}" for stage, choice in self.attention.items()),
         }
+
+    @property
+    def prompts(self) -> PromptKind:
+        """What the text encoder knows: names of classes, or sentences."""
+        text = None if self.generator is None else self.generator.text
+        return "none" if text is None else "classes" if text.class_names else "sentences"
 
     @property
     def autoencoder_hash(self) -> str:
@@ -158,6 +166,7 @@ class Pipeline:
             data=saved.config.data,
             checkpoint=str(path),
             adapters=adapters,
+            trained=saved.training,
         )
 
     def read(

@@ -11,6 +11,9 @@ from pavdit.config import TASKS, MelConfig
 
 Stream = Literal["video", "audio"]
 
+PromptKind = Literal["sentences", "classes", "none"]
+"""What a system takes as a prompt."""
+
 GIVEN: dict[str, Stream] = {"v2a": "video", "a2v": "audio"}
 """The stream that a task is given; its frames of P are clean."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from pavdit.baselines.mm_diffusion.config import UNetConfig
+from pavdit.baselines.mm_diffusion.config import MMDiffusionRun, UNetConfig
 from pavdit.baselines.mm_diffusion.unet import CoupledUNet
 from pavdit.clip import ClipSpec
+from pavdit.train.checkpoint import begin, commit
 
 UNET = {
     "width": 8,
@@ -33,6 +36,16 @@ def small_unet(**over: object) -> CoupledUNet:
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     return unet.eval()
+
+
+def write_weights(folder: Path, **over: object) -> Path:
+    """A checkpoint of untrained weights."""
+    tree = {"model": MODEL | over, "data": {"num_clips": 4, "scenes": "simple"}}
+    config = MMDiffusionRun.model_validate(tree | {"train": {"run_dir": folder, "num_steps": 1}})
+    unet = CoupledUNet(config.model.unet, config.model.clip.num_frames)
+    state = {"seconds": 2.0}
+    tensors = {"ema": unet.state_dict()}
+    return commit(begin(folder, 1), 1, tensors=tensors, state=state, config=config)
 
 
 def noisy(batch: int = 2) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +16,7 @@ from pavdit.config import DataConfig, SystemModel, SystemRun
 from pavdit.flow.sampler import Callback
 from pavdit.generated import Generated
 from pavdit.runtime import DtypeName
-from pavdit.tasks import Stream
+from pavdit.tasks import PromptKind, Stream
 from pavdit.train.run import OpenStage
 
 
@@ -28,6 +28,8 @@ class ClipMaker(Protocol):
         data: how the training's clips were read; None: as by default.
         model_hash: names the weights.
         checkpoint: where they were found.
+        trained: updates (``step``) and ``seconds`` of their training, as far as they are known.
+        prompts: what a prompt is.
     """
 
     @property
@@ -41,6 +43,12 @@ class ClipMaker(Protocol):
 
     @property
     def checkpoint(self) -> str: ...
+
+    @property
+    def trained(self) -> Mapping[str, float]: ...
+
+    @property
+    def prompts(self) -> PromptKind: ...
 
     def read(
         self, path: str | Path, start_seconds: Fraction | float | None = None, only: Stream | None = None

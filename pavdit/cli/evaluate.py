@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import time
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +14,9 @@ if TYPE_CHECKING:
 
     from pavdit.cli.evaluate_model import ModelSide
     from pavdit.clip import ClipSpec
-    from pavdit.evaluation.compare import Networks, Report
-    from pavdit.evaluation.protocol import Protocol, Windows
+    from pavdit.evaluation.compare import Networks
+    from pavdit.evaluation.protocol import Windows
     from pavdit.evaluation.sets import EvaluationSet
-
-NAME_WIDTH = 58
-LISTED = 20
-"""Files that are left out, by name; the JSON has all."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--generated",
         type=Path,
+        nargs="+",
         metavar="DIR|MODEL",
-        help="a folder of clips; or a generator's checkpoint, run or bundled weights, which make them first: "
-        "MODEL at once, MODEL:two-step or MODEL:two-step-sound-first one stream after the other",
+        help="a folder of clips; or a checkpoint, run or bundled weights of ours or of a sibling system, "
+        "which make them first: MODEL at once, MODEL:two-step or MODEL:two-step-sound-first one stream after "
+        "the other; several stand in one table",
     )
     parser.add_argument(
         "--reference", type=Path, metavar="DIR|bounce", help="a folder of real clips, or the procedural set"
@@ -65,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bootstrap", type=int, default=200, help="draws of the intervals (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default: 0)")
     parser.add_argument("--steps", type=int, help="of a model's sampler (default: as configured)")
-    parser.add_argument("--guidance", type=float, help="of a model's sampler (default: as configured)")
+    parser.add_argument("--guidance", type=float, help="of ours (default: as configured)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path, metavar="FILE", help="of the report (default: OUT/report.json)")
     parser.add_argument(
@@ -108,6 +104,9 @@ def require(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')}: want at least {least}, got {value}")
+    twice = next((one for one in arguments.generated or [] if arguments.generated.count(one) > 1), None)
+    if twice is not None:
+        raise ValueError(f"--generated: want each once, got {twice} twice")
     if arguments.audio_rate is not None and arguments.audio_network is None:
         raise ValueError("--audio-rate: want --audio-network beside it, got none")
 
@@ -133,6 +132,7 @@ def self_test(i3d: Path | None, device: torch.device) -> int:
 def evaluate(arguments: argparse.Namespace, device: torch.device, console: Console) -> int:
     """The work."""
     from pavdit.cli.evaluate_model import ModelSide, is_model
+    from pavdit.cli.evaluate_report import Compared, print_reports, write_reports
     from pavdit.cli.main import OK
     from pavdit.data.digests import FileDigests
     from pavdit.evaluation.compare import Comparison
@@ -154,43 +154,48 @@ def evaluate(arguments: argparse.Namespace, device: torch.device, console: Conso
     def folder(path: Path, windows: Windows, most: int) -> FolderSet:
         return FolderSet(path, protocol, spec, windows, most, arguments.seed, digests)
 
-    model = ModelSide.open(arguments, spec, console) if is_model(arguments.generated) else None
+    named: list[Path] = arguments.generated
+    models = [ModelSide.open(one, arguments, spec, console) if is_model(one) else None for one in named]
     if str(arguments.reference) == "bounce":
-        reference: EvaluationSet = bounce_reference(model, spec, count)
+        reference: EvaluationSet = bounce_reference(models, spec, count)
     else:
         reference = folder(arguments.reference, protocol.reference_windows, count)
-    clips = arguments.generated if model is None else model.make(reference, min(count, len(reference)))
-    generated = folder(clips, protocol.generated_windows, count)
-    training: EvaluationSet | str = "want --training DIR"
-    if arguments.training is not None:
-        training = folder(arguments.training, "first", arguments.training_clips)
-    elif model is not None:
-        training = model.training(spec, arguments.training_clips, folder)
-
     cache = FeatureCache(output / "features", console)
-    comparison = Comparison(generated, reference, protocol, spec, cache, device)
     sampling = Sampling(arguments.bootstrap, arguments.seed, console)
-    report = comparison.run(networks, training, sampling)
-    rebuilt = (
-        "want a model as --generated" if model is None else model.reconstruction(reference, spec, sampling)
-    )
-    if isinstance(rebuilt, str):
-        report.left_out["PSNR of reconstruction"] = rebuilt
-    else:
-        report.results += rebuilt
-    draw_sheet(generated, reference, spec, output / "contact-sheet.png")
-    if reason := draw_curves(report.results, output / "curves.png"):
-        report.left_out["curves.png"] = reason
-    print_report(report, protocol, comparison.sides, console)
-    facts = {
+    compared: list[Compared] = []
+    for one, model in zip(named, models, strict=True):
+        clips = one if model is None else model.make(reference, min(count, len(reference)))
+        generated = folder(clips, protocol.generated_windows, count)
+        training: EvaluationSet | str = "want --training DIR"
+        if arguments.training is not None:
+            training = folder(arguments.training, "first", arguments.training_clips)
+        elif model is not None:
+            training = model.training(spec, arguments.training_clips, folder)
+        comparison = Comparison(generated, reference, protocol, spec, cache, device)
+        report = comparison.run(networks, training, sampling)
+        rebuilt = (
+            "want a model as --generated"
+            if model is None
+            else model.reconstruction(reference, spec, sampling)
+        )
+        if isinstance(rebuilt, str):
+            report.left_out["PSNR of reconstruction"] = rebuilt
+        else:
+            report.results += rebuilt
+        compared.append(Compared(str(one), model, generated, report))
+    draw_sheet([*(one.clips for one in compared), reference], spec, output / "contact-sheet.png")
+    curves = {one.name: one.report.results for one in compared}
+    if reason := draw_curves(curves, output / "curves.png"):
+        compared[0].report.left_out["curves.png"] = reason
+    print_reports(compared, reference, protocol, console)
+    facts: dict[str, object] = {
         "protocol": protocol.model_dump(mode="json") | {"sha256": digest},
         "resolution": spec.height,
         "asked_for": count,
-        "model": None if model is None else model.described(),
         "device": str(device),
         "seconds": round(time.monotonic() - begin, 1),
     }
-    write_report(arguments.json or output / "report.json", facts, comparison.sides, report)
+    write_reports(arguments.json or output / "report.json", facts, compared, reference)
     return OK
 
 
@@ -216,66 +221,9 @@ def load_networks(arguments: argparse.Namespace, device: torch.device) -> Networ
     )
 
 
-def bounce_reference(model: ModelSide | None, spec: ClipSpec, count: int) -> EvaluationSet:
-    """Procedural clips that no training saw, of the scenes that the model knows."""
+def bounce_reference(models: Sequence[ModelSide | None], spec: ClipSpec, count: int) -> EvaluationSet:
+    """Procedural clips that no training saw, of the scenes that every model knows."""
     from pavdit.evaluation.sets import BOUNCE_SEED, BounceSet
 
-    data = None if model is None else model.pipe.data
-    return BounceSet(count, spec, BOUNCE_SEED, "all" if data is None else data.scenes)
-
-
-def print_report(
-    report: Report, protocol: Protocol, sides: dict[str, EvaluationSet], console: Console
-) -> None:
-    """The table on stdout; what a reader should know on stderr."""
-    print(f"protocol {protocol.name}, version {protocol.version}: {protocol.about}")
-    for side, clips in sides.items():
-        print(f"{side}: {clips.about}")
-        for note in clips.notes:
-            console.print(f"{side}: {note}")
-        for name, reason in islice(clips.left_out.items(), LISTED):
-            console.print(f"{side}: left out {name}: {reason}")
-        if len(clips.left_out) > LISTED:
-            console.print(f"{side}: left out {len(clips.left_out) - LISTED} more, which the JSON lists")
-    print(f"{'':<{NAME_WIDTH}}{'value':>11}{'95 % interval':>24}{'clips':>14}")
-    networks = {}
-    for result in report.results:
-        interval = "" if math.isnan(result.low) else f"{result.low:.4g} to {result.high:.4g}"
-        counts = f"{result.generated}" + (f" / {result.reference}" if result.reference else "")
-        print(f"{result.name:<{NAME_WIDTH}}{result.value:>11.4f}{interval:>24}{counts:>14}")
-        if result.network is not None:
-            networks[result.network["name"]] = result.network["sha256"]
-    for result in report.results:
-        for note in result.notes:
-            console.print(f"{result.name}: {note}")
-    for name, digest in networks.items():
-        print(f"network {name}: sha256 {digest}")
-    if report.nearest:
-        share = report.nearest["share_nearer_than_95_percent_of_reference"]
-        print(
-            f"{share:.1%} of the generated clips are nearer to a training clip than 95 % of the reference is "
-            f"({report.nearest['compared']} training clips compared)"
-        )
-    for name, reason in report.left_out.items():
-        console.print(f"left out: {name}: {reason}")
-
-
-def write_report(
-    path: Path, facts: dict[str, object], sides: dict[str, EvaluationSet], report: Report
-) -> None:
-    """The JSON, as a whole or not at all; numbers that are none are null."""
-    from pavdit import __version__
-    from pavdit.evaluation.compare import described
-    from pavdit.files import replace_with_text
-
-    def finite(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: finite(one) for name, one in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [finite(one) for one in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    about: dict[str, object] = {"pavdit": __version__, **facts}
-    about |= {side: described(clips) for side, clips in sides.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_with_text(path, json.dumps(finite(about | report.as_dict()), indent=1) + "\n")
+    known = [model.pipe.data.scenes for model in models if model is not None and model.pipe.data is not None]
+    return BounceSet(count, spec, BOUNCE_SEED, "simple" if "simple" in known else "all")

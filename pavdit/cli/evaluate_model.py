@@ -1,17 +1,18 @@
-"""What `pavdit evaluate` does with a model: make its clips, rebuild real ones, find its training set."""
+"""What `pavdit evaluate` does with a system: make its clips, rebuild real ones, find its training set."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pavdit.audio.mel import mel_images
+from pavdit.cli.makers import load_maker
 from pavdit.cli.outputs import place_clips, stem_of
 from pavdit.clip import Clip, ClipSpec, DataError
 from pavdit.config import ConfigError
@@ -22,15 +23,16 @@ from pavdit.evaluation.measures import Result, Sampling, mean
 from pavdit.evaluation.protocol import Windows
 from pavdit.evaluation.sets import BounceSet, EvaluationSet
 from pavdit.metrics.signal import psnr
-from pavdit.options import Choices
 from pavdit.pipeline import Pipeline
 from pavdit.progress import progress
+from pavdit.provenance import CIRCUMSTANCES
 from pavdit.tasks import JOINT, PIPELINES
-from pavdit.train.checkpoint import latest
 from pavdit.weights import bundled_names
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from pavdit.baselines.system import ClipMaker
 
 RECONSTRUCTED = {"cpu": 32, "cuda": 256}
 """Reference clips that go through the autoencoder, at most, by the type of the device."""
@@ -58,51 +60,56 @@ def is_model(path: Path) -> bool:
         raise DataError(f"--generated: want a folder of clips, a checkpoint or a run, got the file {path}")
     if (path / "manifest.json").is_file():  # some data sets have one, too
         return not any(file.suffix.lower() in EXTENSIONS for file in path.iterdir())
-    found, damaged = latest(path)
-    return found is not None or bool(damaged)  # which the one who loads them tells
+    return any(step.is_dir() for step in path.glob("step-*"))  # damaged or not, the one who loads them tells
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSide:
-    """A generator whose clips are evaluated.
+    """A system whose clips are evaluated.
 
     Attributes:
-        pipe: the models.
+        pipe: its models.
         choices: how they sample.
         output: where clips go.
         seed: of the first clip.
         console: where progress is shown.
     """
 
-    pipe: Pipeline
-    choices: Choices
+    pipe: ClipMaker
+    choices: Mapping[str, Any]
     output: Path
     seed: int
     console: Console
 
     @classmethod
-    def open(cls, arguments: argparse.Namespace, spec: ClipSpec, console: Console) -> ModelSide:
+    def open(cls, named: Path, arguments: argparse.Namespace, spec: ClipSpec, console: Console) -> ModelSide:
         """Load the weights.
+
+        Args:
+            named: weights, perhaps with a pipeline behind a colon.
+            arguments: of the command.
+            spec: of the clips that are compared.
+            console: where progress is shown.
 
         Raises:
             DataError: they are damaged.
             ConfigError: they are an autoencoder's, or make clips of another length or rate than the protocol.
         """
-        weights, pipeline = split_pipeline(arguments.generated)
-        pipe = Pipeline.from_pretrained(weights, arguments.device)
+        weights, pipeline = split_pipeline(named)
+        pipe = load_maker(weights, arguments.device)
         own = pipe.config.clip
-        if pipe.generator is None:
-            raise ConfigError(f"{arguments.generated}: want a generator's weights, got an autoencoder's")
+        if isinstance(pipe, Pipeline) and pipe.generator is None:
+            raise ConfigError(f"{named}: want a generator's weights, got an autoencoder's")
         if (own.num_frames, own.fps) != (spec.num_frames, spec.fps):
             raise ConfigError(
-                f"{arguments.generated}: want weights for the protocol's {spec.num_frames} frames at "
+                f"{named}: want weights for the protocol's {spec.num_frames} frames at "
                 f"{float(spec.fps):g} fps, got {own.num_frames} at {float(own.fps):g}"
             )
-        choices: Choices = {
-            "steps": arguments.steps,
-            "guidance": arguments.guidance,
-            "pipeline": pipeline,
-        }
+        choices = {"steps": arguments.steps}
+        if isinstance(pipe, Pipeline):
+            choices |= {"guidance": arguments.guidance, "pipeline": pipeline}
+        elif pipeline != JOINT:
+            raise ConfigError(f"{named}: want pavdit's own weights for {pipeline}, got a sibling system's")
         return cls(pipe, choices, arguments.output, arguments.seed, console)
 
     def make(self, reference: EvaluationSet, count: int) -> Path:
@@ -114,10 +121,9 @@ class ModelSide:
         Raises:
             ValueError: the model does not know the words.
         """
-        assert self.pipe.generator is not None  # noqa: S101 - `open` looked
-        by_class = bool(self.pipe.generator.text.class_names)
+        words = {"classes": "label", "sentences": "caption"}.get(self.pipe.prompts)
         records = [reference.record(i) for i in range(count)]
-        prompts = [(r.label if by_class else r.caption) or None for r in records]
+        prompts = [(getattr(r, words) or None) if words else None for r in records]
         seeds = list(range(self.seed, self.seed + count))
         provenance = self.pipe.provenance(prompts, seed=seeds, **self.choices)
         way = content_key(json.dumps(provenance, sort_keys=True))
@@ -141,12 +147,14 @@ class ModelSide:
         self, reference: EvaluationSet, spec: ClipSpec, sampling: Sampling
     ) -> list[Result] | str:
         """PSNR of real clips that went through the autoencoder, frames as they are delivered; or why not."""
+        if not isinstance(self.pipe, Pipeline):
+            return "the system has no autoencoder"
         codec, own, mel = self.pipe.codec, self.pipe.config.clip, self.pipe.config.mel
         if spec != own:
             return f"want the model's own clips, {own.height} x {own.width}, got {spec.height} x {spec.width}"
         size = BATCH[codec.device.type]
         values: dict[str, list[torch.Tensor]] = {"video": [], "mel images": []}
-        clips = self._readable(reference)
+        clips = _readable(reference, RECONSTRUCTED[codec.device.type])
         with progress(self.console, "reconstruction") as tell:
             for first in range(0, len(clips), size):
                 group = clips[first : first + size]
@@ -165,15 +173,6 @@ class ModelSide:
             if parts
         ]
 
-    def _readable(self, reference: EvaluationSet) -> list[Clip]:
-        clips = []
-        for place in range(min(len(reference), RECONSTRUCTED[self.pipe.codec.device.type])):
-            try:
-                clips.append(reference.read(place))
-            except DataError:  # the set has noted it
-                continue
-        return clips
-
     def training(
         self, spec: ClipSpec, most: int, folder: Callable[[Path, Windows, int], EvaluationSet]
     ) -> EvaluationSet | str:
@@ -190,11 +189,24 @@ class ModelSide:
 
     def described(self) -> dict[str, object]:
         """For JSON."""
-        return {
-            "checkpoint": self.pipe.checkpoint,
-            "model": self.pipe.model_hash,
-            "steps": self.choices["steps"] or self.pipe.config.flow.num_steps,
-            "guidance": self.choices["guidance"] or self.pipe.config.flow.guidance_scale,
-            "pipeline": self.choices["pipeline"],
-            "first_seed": self.seed,
-        }
+        pipe, own = self.pipe, self.pipe.config.clip
+        about: dict[str, object] = {"checkpoint": pipe.checkpoint, "model": pipe.model_hash}
+        if isinstance(pipe, Pipeline):
+            about["steps"] = self.choices["steps"] or pipe.config.flow.num_steps
+            about["guidance"] = self.choices["guidance"] or pipe.config.flow.guidance_scale
+            about["pipeline"] = self.choices["pipeline"]
+        else:
+            [facts] = pipe.provenance(seed=self.seed, **self.choices)
+            about |= {name: facts[name] for name in facts if name not in (*CIRCUMSTANCES, "prompt", "seed")}
+        made = {"pixels": f"{own.height} x {own.width}", "sample_rate": own.sample_rate}
+        return about | made | {"trained": dict(pipe.trained), "first_seed": self.seed}
+
+
+def _readable(reference: EvaluationSet, most: int) -> list[Clip]:
+    clips = []
+    for place in range(min(len(reference), most)):
+        try:
+            clips.append(reference.read(place))
+        except DataError:  # the set has noted it
+            continue
+    return clips

@@ -20,6 +20,7 @@ DEFAULT_WEIGHTS = Path("bounce-64")
 OURS_ALONE: dict[str, object] = {
     "text_path": None,
     "adapter": [],
+    "pipeline": None,
     "graph": None,
     "attention": "auto",
     "tier": "exact",

@@ -96,6 +96,8 @@ def recipe_of(path: Path) -> Recipe:
     from pavdit.provenance import Recipe
 
     facts = probe(path).metadata
+    if system := facts.get("system"):
+        raise DataError(f"{path}: want a clip of pavdit's own models, got one of {system}")
     try:
         return Recipe.of(facts)
     except KeyError as error:

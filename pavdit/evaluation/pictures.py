@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -26,18 +27,18 @@ def _some(clips: EvaluationSet) -> Iterator[Clip]:
             continue
 
 
-def draw_sheet(generated: EvaluationSet, reference: EvaluationSet, spec: ClipSpec, path: Path) -> None:
-    """The first clips of the generated side, then the first of the reference, with their mel images.
+def draw_sheet(sides: Sequence[EvaluationSet], spec: ClipSpec, path: Path) -> None:
+    """The first clips of each side after the other, with their mel images.
 
     Raises:
         OSError: the directory is missing or full.
     """
-    shown = [clip for side in (generated, reference) for clip in islice(_some(side), SHOWN)]
+    shown = [clip for side in sides for clip in islice(_some(side), SHOWN)]
     write_png(contact_sheet(shown, spec, MelConfig(n_mels=64)), path)
 
 
-def draw_curves(results: Sequence[Result], path: Path) -> str:
-    """Fréchet distances over the number of clips, if there are any.
+def draw_curves(systems: Mapping[str, Sequence[Result]], path: Path) -> str:
+    """Fréchet distances over the number of clips, if there are any; each with its system's name if several.
 
     Returns:
         Why there is no picture; empty if there is one.
@@ -45,7 +46,12 @@ def draw_curves(results: Sequence[Result], path: Path) -> str:
     Raises:
         OSError: the directory is missing or full.
     """
-    curves = [result for result in results if len(result.curve) > 1]
+    curves = [
+        replace(result, name=f"{name}: {result.name}") if len(systems) > 1 else result
+        for name, results in systems.items()
+        for result in results
+        if len(result.curve) > 1
+    ]
     if not curves:
         return "no Fréchet distance was computed"
     try:

@@ -67,6 +67,12 @@ class Checkpoint(Generic[Run]):
         """Names the averaged weights: 12 hex digits of each model, the autoencoder's first."""
         return "+".join(self._hash(name) for name in ("autoencoder", "ema") if self.has(name))
 
+    @property
+    def training(self) -> dict[str, float]:
+        """Updates (``step``) and, where they were counted, ``seconds``."""
+        seconds = self.state.get("seconds")
+        return {"step": self.step} | ({} if seconds is None else {"seconds": round(seconds, 1)})
+
     def _hash(self, name: str) -> str:
         digests = [self.files[part].sha256 for part in self.parts(name)]
         whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from evaluation_files import clip_folder, noise_yamnet, small_protocol
+from mm_diffusion_nano import write_weights
 from safetensors.torch import save_file
 
 from pavdit.cli import main as cli
@@ -115,6 +116,27 @@ def test_a_model_makes_its_clips_once(evaluate, nano_generator_run, tmp_path):
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("generated-*/*.mp4")}
 
 
+def test_several_systems_have_their_rows_in_one_table(evaluate, files, nano_generator_run, tmp_path):
+    sibling = write_weights(tmp_path / "mm", clip={"num_frames": 4, "height": 16, "width": 16})
+    systems = [nano_generator_run, f"{nano_generator_run}:two-step", sibling, files / "a"]
+    code, report, out, err = evaluate(
+        "--generated", *systems, "--reference", "bounce", "--n", "2", "--steps", "2"
+    )
+    assert code == 0, err
+    assert [one["name"] for one in report["systems"]] == [str(one) for one in systems]
+    assert report["reference"]["about"].endswith("scenes simple")  # which all of them know
+    table = out[out.index("event sync: F1\n") :].splitlines()[: len(systems) + 2]
+    assert [line.split()[0] for line in table[1:]] == [*map(str, systems), "reference"]
+    for one, line in zip(report["systems"], table[1:], strict=False):
+        value = {r["name"]: r["value"] for r in one["results"]}["event sync, generated: F1"]
+        assert f"{value:.4f}" in line and one["generated"]["clips"] == 2
+    model = report["systems"][2]["model"]
+    assert (model["system"], model["method"], model["pixels"]) == ("mm-diffusion", "dpm-solver", "16 x 16")
+    assert model["trained"] == {"step": 1, "seconds": 2.0} and report["systems"][3]["model"] is None
+    assert report["systems"][2]["left_out"]["PSNR of reconstruction"] == "the system has no autoencoder"
+    assert (tmp_path / "out" / "contact-sheet.png").exists()
+
+
 def test_silent_clips_are_said(evaluate, files, tmp_path):
     (tmp_path / "silent").mkdir()
     for name in ("0.mp4", "1.mp4"):
@@ -148,6 +170,7 @@ def cli_spec(files):
         (["--generated", "{a}", "--reference", "{b}", "--resolution", "8"], 2, "--resolution: want 16 in"),
         (["--generated", "{a}", "--reference", "{b}", "--audio-rate", "8"], 2, "want --audio-network beside"),
         (["--generated", "bounce-64", "--reference", "{b}"], 2, "want weights for the protocol's 4 frames"),
+        (["--generated", "{a}", "{a}", "--reference", "{b}"], 2, "--generated: want each once, got "),
         (["--self-test", "--i3d", "{i3d}"], 3, "want the 344 weights of InceptionI3d"),
     ],
 )  # fmt: skip

@@ -9,19 +9,23 @@ from pavdit.config import load_run, parse_as, parse_run, read_run
 from pavdit.train.adapted import backbone_model
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+OURS = [path for path in CONFIGS if read_run(path).get("system") is None]
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
 def test_it_loads_and_names_its_run_after_itself(path):
     tree = read_run(path)
-    if (name := tree.get("system")) is not None:
-        system = parse_as(find_system(name, str(path)).run, tree, str(path))
-        assert system.train.run_dir == Path("runs") / path.stem
-        return
     config = parse_run(tree, str(path), backbone_model(tree))
     assert config.train.run_dir == Path("runs") / path.stem
     stages = {"generator": path.stem.endswith("-generator"), "adapter": path.stem.startswith("adapter-")}
     assert config.train.stage == next((stage for stage, named in stages.items() if named), "autoencoder")
+
+
+@pytest.mark.parametrize("path", [p for p in CONFIGS if p not in OURS], ids=lambda path: path.stem)
+def test_a_sibling_systems_loads_and_names_its_run_after_itself(path):
+    tree = read_run(path)
+    config = parse_as(find_system(tree["system"], str(path)).run, tree, str(path))
+    assert config.train.run_dir == Path("runs") / path.stem
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,7 @@ from pavdit.flow.sampler import Callback
 from pavdit.generated import Generated
 from pavdit.options import exactly
 from pavdit.runtime import DtypeName, Runtime
-from pavdit.tasks import Stream
+from pavdit.tasks import PromptKind, Stream
 from pavdit.train.checkpoint import CheckpointError, load_weights, open_checkpoint, require_architecture
 from pavdit.train.trainer import NonFiniteError
 from pavdit.weights import find_weights
@@ -31,6 +31,8 @@ from pavdit.weights import find_weights
 
 class AVDiTMaker:
     """A `pavdit.baselines.system.ClipMaker`: both streams at once, without a prompt."""
+
+    prompts: PromptKind = "none"
 
     def __init__(
         self,
@@ -41,7 +43,9 @@ class AVDiTMaker:
         *,
         model_hash: str = "",
         checkpoint: str = "",
+        trained: Mapping[str, float] | None = None,
     ) -> None:
+        self.trained = trained or {}
         self.run, self.coders, self.runtime = run, coders, runtime
         self.model_hash, self.checkpoint = model_hash, checkpoint
         whole = network.to(runtime.device, runtime.dtype).eval().requires_grad_(False)
@@ -189,4 +193,4 @@ def load(
     load_weights(adapters, saved.tensors("ema"), saved.path / "ema.safetensors")
     coders = Coders.load(run.model, run.frozen, runtime.device)
     where = {"model_hash": saved.model_hash, "checkpoint": str(path)}
-    return AVDiTMaker(run, AVDiT(image, adapters), coders, runtime, **where)
+    return AVDiTMaker(run, AVDiT(image, adapters), coders, runtime, **where, trained=saved.training)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from pavdit.generated import Generated
 from pavdit.options import exactly
 from pavdit.provenance import given_facts
 from pavdit.runtime import DtypeName, Runtime
-from pavdit.tasks import GIVEN, Stream, choose_task, require_sound, with_given
+from pavdit.tasks import GIVEN, PromptKind, Stream, choose_task, require_sound, with_given
 from pavdit.train.checkpoint import load_weights, open_checkpoint, require_architecture
 from pavdit.train.trainer import NonFiniteError
 from pavdit.weights import find_weights
@@ -33,6 +33,8 @@ TASKS = ("t2av", "v2a", "a2v")
 class MMDiffusionMaker:
     """A `pavdit.baselines.system.ClipMaker`: clips without a prompt, or the other stream of a given one."""
 
+    prompts: PromptKind = "none"
+
     def __init__(
         self,
         run: MMDiffusionRun,
@@ -41,8 +43,10 @@ class MMDiffusionMaker:
         *,
         model_hash: str = "",
         checkpoint: str = "",
+        trained: Mapping[str, float] | None = None,
     ) -> None:
         self.run, self.runtime, self.model_hash, self.checkpoint = run, runtime, model_hash, checkpoint
+        self.trained = trained or {}
         unet = unet.to(runtime.device, runtime.dtype).eval().requires_grad_(False)
         network: Network = unet
         if runtime.compile.on:
@@ -225,4 +229,11 @@ def load(
     require_architecture(saved, run.model, "denoiser")
     unet = CoupledUNet(run.model.unet, run.model.clip.num_frames)
     load_weights(unet, saved.tensors("ema"), saved.path / "ema.safetensors")
-    return MMDiffusionMaker(run, unet, runtime, model_hash=saved.model_hash, checkpoint=str(path))
+    return MMDiffusionMaker(
+        run,
+        unet,
+        runtime,
+        model_hash=saved.model_hash,
+        checkpoint=str(path),
+        trained=saved.training,
+    )
