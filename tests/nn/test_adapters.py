@@ -9,6 +9,7 @@ import torch
 from nano import nano
 from numerics import assert_equation
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from zeros import fill_zeros
 
 from pavdit.config import AdapterShape
@@ -142,8 +143,10 @@ def test_compiled_blocks_keep_them_and_what_was_compiled_before_does_not_stand_i
     backbone.compile_blocks("eager")
     adapted = adapt(backbone, [(adapters, 1.0)])
     assert torch.equal(run_stdit(adapted), want)
+    counters.clear()
     adapted.compile_blocks("eager")  # whole graphs: nothing of an adapter breaks one
     assert torch.equal(run_stdit(adapted), want)
+    assert counters["stats"]["unique_graphs"] == 3  # two attentions and an MLP, whatever the depth
 
 
 @torch.no_grad()
@@ -194,6 +197,9 @@ def test_what_does_not_fit_is_named() -> None:
         Adapters(backbone, AdapterShape(targets=(), temporal=("blocks.*.attention",), temporal_ratio=7))
     with pytest.raises(ValueError, match="want a width that ratio 5 divides, got 32"):
         BottleneckMLP(32, 5)
+    adapted = adapt(backbone, [(Adapters(backbone, AdapterShape()), 1.0)])
+    with pytest.raises(ValueError, match=r"want a backbone without any .*, got an adapted one"):
+        adapt(adapted, [(Adapters(backbone, AdapterShape()), 1.0)])
     with pytest.raises(ValueError, match="want a place of the backbone, got blocks.0.attention.qkv"):
         adapt(mdsa(), [(Adapters(backbone, AdapterShape()), 1.0)])
     with pytest.raises(ValueError, match="want low-rank updates, .* got TemporalAdapter at blocks.0"):
