@@ -6,12 +6,14 @@ import math
 
 import pytest
 import torch
+from av_dit_nano import image_dit
 from nano import nano
 from numerics import assert_equation
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from zeros import fill_zeros
 
+from pavdit.baselines.av_dit.dit import ImageDiT
 from pavdit.config import AdapterShape
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa import MDSA
@@ -74,7 +76,13 @@ def run_mdsa(model: MDSA) -> Tensor:
     return torch.cat([x.flatten() for x in (*decoded, *planes)])
 
 
-BACKBONES = {"stdit": (stdit, run_stdit), "mdsa": (mdsa, run_mdsa)}
+def run_dit(model: ImageDiT) -> Tensor:
+    """AV-DiT's."""
+    latent = torch.randn(2, 4, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+    return model(latent.to(model.final.bias.dtype), torch.tensor([7, 900]))
+
+
+BACKBONES = {"stdit": (stdit, run_stdit), "mdsa": (mdsa, run_mdsa), "dit": (image_dit, run_dit)}
 
 
 def live(backbone: nn.Module, shape: AdapterShape, seed: int = 0) -> Adapters:
@@ -110,7 +118,7 @@ def test_no_layer_leaves_its_update_out(name: str) -> None:
 def test_off_and_fresh_give_the_same_bits(name: str) -> None:
     build, run = BACKBONES[name]
     backbone = build()
-    shape = ALL if name == "stdit" else LORA
+    shape = LORA if name == "mdsa" else ALL
     before, weights = run(backbone), {k: v.clone() for k, v in backbone.state_dict().items()}
     trained = live(backbone, shape)
     assert not torch.equal(run(adapt(backbone, [(trained, 1.0)])), before)
