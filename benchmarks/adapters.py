@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     places = [f"data.path={arguments.clips}", f"train.run_dir={arguments.output / 'run'}"]
     tree = read_run(arguments.config, (*places, "train.device=cpu", *arguments.set))
     config = parse_run(tree, str(arguments.config), backbone_model(tree))
+    command = "python benchmarks/adapters.py FOLDER --set " + " ".join(arguments.set)
+    about = {"header": header("cpu"), "command": command}
     console, figures = Console(stderr=True), dict[str, object]()
     stages: list[AdapterStage] = []
 
@@ -59,8 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("with adapters:  " + in_words(outcome.metrics))
     print(f"backbone {'unchanged' if unchanged else 'CHANGED'}: {digest[:12]}")
     figures |= {"adapted": outcome.metrics, "backbone_unchanged": unchanged, "steps": outcome.step}
-    command = "python benchmarks/adapters.py FOLDER --set " + " ".join(arguments.set)
-    about = {"header": header("cpu"), "command": command}
     write(results_path(arguments.json, "adapters-real-clips", "cpu"), about | figures)
     return 0 if unchanged else 1
 

@@ -87,7 +87,7 @@ def write_frozen(folder: Path) -> dict[str, str]:
         sampling_rate=16000,
         upsample_initial_channel=8,
         upsample_rates=[10, 16],
-        upsample_kernel_sizes=[20, 32],
+        upsample_kernel_sizes=[21, 32],  # the first makes a sample more, as the public one's does
         resblock_kernel_sizes=[3],
         resblock_dilation_sizes=[[1]],
         normalize_before=False,

@@ -52,15 +52,17 @@ def _encode_clip(arguments: argparse.Namespace) -> int:
 
 def _encode_set(arguments: argparse.Namespace) -> int:
     from pavdit.cli.main import OK
-    from pavdit.config import ConfigError, load_run
+    from pavdit.config import ConfigError, parse_run, read_run
+    from pavdit.train.adapted import backbone_model
     from pavdit.train.latents import encode_run
     from pavdit.train.log import progress_console
     from pavdit.train.models import choose_device
     from pavdit.train.ranks import is_first, joined
 
-    config = load_run(arguments.source, tuple(arguments.set))
-    if config.train.stage != "generator":
-        raise ConfigError(f"{arguments.source}: want train.stage generator, got {config.train.stage}")
+    tree = read_run(arguments.source, tuple(arguments.set))
+    config = parse_run(tree, str(arguments.source), backbone_model(tree))
+    if config.train.stage == "autoencoder":
+        raise ConfigError(f"{arguments.source}: want train.stage generator or adapter, got autoencoder")
     with joined(choose_device(config.train.device)) as device:
         run = encode_run(config, device, progress_console())
         if is_first():

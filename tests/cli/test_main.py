@@ -143,7 +143,7 @@ def test_encode_a_set_as_training_does(pavdit, tmp_path, config_path, nano_autoe
 
 def test_encode_wants_a_generators_run_or_a_clip(pavdit, tmp_path, config_path):
     result = pavdit("encode", config_path(nano_run(tmp_path / "run")))
-    assert_one_line(result, 2, "want train.stage generator, got autoencoder")
+    assert_one_line(result, 2, "want train.stage generator or adapter, got autoencoder")
 
 
 def test_generate_many(pavdit, tmp_path, nano_generator_run):

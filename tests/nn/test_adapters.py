@@ -6,11 +6,14 @@ import math
 
 import pytest
 import torch
+from av_dit_nano import image_dit
 from nano import nano
 from numerics import assert_equation
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from zeros import fill_zeros
 
+from pavdit.baselines.av_dit.dit import ImageDiT
 from pavdit.config import AdapterShape
 from pavdit.latents import PlaneLayout
 from pavdit.mdsa import MDSA
@@ -73,7 +76,13 @@ def run_mdsa(model: MDSA) -> Tensor:
     return torch.cat([x.flatten() for x in (*decoded, *planes)])
 
 
-BACKBONES = {"stdit": (stdit, run_stdit), "mdsa": (mdsa, run_mdsa)}
+def run_dit(model: ImageDiT) -> Tensor:
+    """AV-DiT's."""
+    latent = torch.randn(2, 4, 2, 8, 8, generator=torch.Generator().manual_seed(1))
+    return model(latent.to(model.final.bias.dtype), torch.tensor([7, 900]))
+
+
+BACKBONES = {"stdit": (stdit, run_stdit), "mdsa": (mdsa, run_mdsa), "dit": (image_dit, run_dit)}
 
 
 def live(backbone: nn.Module, shape: AdapterShape, seed: int = 0) -> Adapters:
@@ -109,7 +118,7 @@ def test_no_layer_leaves_its_update_out(name: str) -> None:
 def test_off_and_fresh_give_the_same_bits(name: str) -> None:
     build, run = BACKBONES[name]
     backbone = build()
-    shape = ALL if name == "stdit" else LORA
+    shape = LORA if name == "mdsa" else ALL
     before, weights = run(backbone), {k: v.clone() for k, v in backbone.state_dict().items()}
     trained = live(backbone, shape)
     assert not torch.equal(run(adapt(backbone, [(trained, 1.0)])), before)
@@ -142,8 +151,10 @@ def test_compiled_blocks_keep_them_and_what_was_compiled_before_does_not_stand_i
     backbone.compile_blocks("eager")
     adapted = adapt(backbone, [(adapters, 1.0)])
     assert torch.equal(run_stdit(adapted), want)
+    counters.clear()
     adapted.compile_blocks("eager")  # whole graphs: nothing of an adapter breaks one
     assert torch.equal(run_stdit(adapted), want)
+    assert counters["stats"]["unique_graphs"] == 3  # two attentions and an MLP, whatever the depth
 
 
 @torch.no_grad()
@@ -194,6 +205,9 @@ def test_what_does_not_fit_is_named() -> None:
         Adapters(backbone, AdapterShape(targets=(), temporal=("blocks.*.attention",), temporal_ratio=7))
     with pytest.raises(ValueError, match="want a width that ratio 5 divides, got 32"):
         BottleneckMLP(32, 5)
+    adapted = adapt(backbone, [(Adapters(backbone, AdapterShape()), 1.0)])
+    with pytest.raises(ValueError, match=r"want a backbone without any .*, got an adapted one"):
+        adapt(adapted, [(Adapters(backbone, AdapterShape()), 1.0)])
     with pytest.raises(ValueError, match="want a place of the backbone, got blocks.0.attention.qkv"):
         adapt(mdsa(), [(Adapters(backbone, AdapterShape()), 1.0)])
     with pytest.raises(ValueError, match="want low-rank updates, .* got TemporalAdapter at blocks.0"):

@@ -1,6 +1,7 @@
 """A generator trained on what a language model says takes any prompt, from that model alone."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -108,6 +109,10 @@ def test_words_and_a_language_model_together(nano_autoencoder_run, tiny_t5, tmp_
             if not spoken:
                 n = chosen.lengths[row]
                 assert known[row, :n].equal(chosen.tokens[row, :n])
+    stage.model.text.language = EncoderFiles.find(about).load(torch.device("cpu"))
+    other = replace(stage.train, captions=("a dog barks",) * len(stage.train))  # as adapters may meet
+    said = stage.matching.inputs(stage.model.text, other, stage._draws(torch.arange(3), 0))
+    assert said["spoken"].all() and said["text"].any(-1).any(-1).all()
     pipeline = Pipeline.from_pretrained(tmp_path / "generator", "cpu", text_path=tmp_path / "gone")
     pipeline("a metal ball", steps=1)
     with pytest.raises(ValueError, match="for other words"):

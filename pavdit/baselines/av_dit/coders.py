@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +110,10 @@ class Coders:
         ).unflatten(0, (len(video), -1))  # (B, T, 3, H, W)
         latent = (audio[:, :, 0] / self.mel_vae.config.scaling_factor).to(self.device)
         mel = self.mel_vae.decode(latent).sample[:, 0]  # (B, columns, M)
-        wave = self.vocoder(mel).float().cpu().clamp(-1.0, 1.0).view(len(video), -1)
+        # the public vocoder's transposed convolutions make some samples more than a hop a column
+        wave = self.vocoder(mel).float().cpu().view(len(video), -1)[:, : spec.num_samples].clamp(-1.0, 1.0)
         return [
-            Clip(one, sound, Fraction(spec.fps), spec.sample_rate)
+            Clip(one, sound, spec.fps, spec.sample_rate).require(spec)
             for one, sound in zip(volume_to_frames(frames.transpose(1, 2)).cpu(), wave, strict=True)
         ]
 

@@ -70,8 +70,6 @@ class FrozenConfig(Model):
     """Folder of an ``AutoencoderKL`` of diffusers, for mel spectrograms (time down, bins right)."""
     vocoder: Path
     """Folder of a ``SpeechT5HifiGan`` of transformers."""
-    digest: str = ""
-    """Names them all; filled in when training begins."""
 
 
 class AVDiTConfig(SystemModel):
@@ -83,6 +81,8 @@ class AVDiTConfig(SystemModel):
     sound: LatentConfig = LatentConfig(channels=8, ratio=4)
     spectrogram: SoundConfig = SoundConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
+    frozen_digest: str = ""
+    """Names the frozen weights; filled in when training begins."""
 
     @property
     def picture_shape(self) -> tuple[int, int, int, int]:
@@ -100,7 +100,8 @@ class AVDiTConfig(SystemModel):
         """As for any system; `part` does not matter."""
         tree = self.model_dump(mode="json")
         whole = ("clip", "dit", "adaptation", "picture", "sound", "spectrogram", "diffusion")
-        return {f"{section}.{key}": value for section in whole for key, value in tree[section].items()}
+        flat = {f"{section}.{key}": value for section in whole for key, value in tree[section].items()}
+        return flat | {"frozen_digest": self.frozen_digest}
 
     @model_validator(mode="after")
     def _check(self) -> AVDiTConfig:
@@ -143,3 +144,13 @@ class AVDiTRun(SystemRun):
     frozen: FrozenConfig
     sampling: AVDiTSampling = AVDiTSampling()
     train: AVDiTTrain
+
+    @model_validator(mode="after")
+    def _check(self) -> AVDiTRun:
+        data = self.data
+        if data.flip_probability or data.segments == "random":
+            raise ValueError(
+                "data: want flip_probability 0 and segments first or all for av-dit, which encodes each clip "
+                f"once, got {data.flip_probability:g} and {data.segments}"
+            )
+        return self

@@ -91,20 +91,20 @@ class ImageDiT(nn.Module):
     def forward(self, latent: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """Pictures ``(B, C, G, rows, columns)`` of G independent frames to ``(B, 2 C, G, rows, columns)``."""
         condition = self.condition(t, label)
-        x = self.embed(patchify(latent)) + positions(latent, self.config.width)
+        x = with_positions(self.embed(patchify(latent)), latent)
         for block in self.blocks:
             x = block(x, condition)
         return unpatchify(self.final(self.last(x, condition)), latent.shape[-2])
 
 
-def positions(latent: Tensor, width: int) -> Tensor:
-    """Sin-cos of column and row of every patch of ``(..., rows, columns)``: ``(N, D)``, dtype of `latent`.
+def with_positions(x: Tensor, latent: Tensor) -> Tensor:
+    """Add sin-cos of column and row of every patch of ``(..., rows, columns)`` to tokens ``(B, G, N, D)``.
 
     Halves of D: the column's sines, its cosines, the row's sines, its cosines, as in facebookresearch/DiT.
     """
-    rows, columns = latent.shape[-2] // PATCH, latent.shape[-1] // PATCH
+    rows, columns, width = latent.shape[-2] // PATCH, latent.shape[-1] // PATCH, x.shape[-1]
     axes = []
-    for values, shape in ((torch.arange(columns), (1, columns)), (torch.arange(rows), (rows, 1))):
-        cos, sin = sinusoid(values.to(latent.device), width // 2).chunk(2, dim=-1)
+    for length, shape in ((columns, (1, columns)), (rows, (rows, 1))):
+        cos, sin = sinusoid(torch.arange(length, device=x.device), width // 2).chunk(2, dim=-1)
         axes.append(torch.cat([sin, cos], dim=-1).view(*shape, -1).expand(rows, columns, -1))
-    return torch.cat(axes, dim=-1).flatten(0, 1).to(latent.dtype)
+    return x + torch.cat(axes, dim=-1).flatten(0, 1).to(x.dtype)

@@ -156,7 +156,7 @@ class AVDiTMaker:
         return {
             "system": self.run.system,
             "model": self.model_hash,
-            "frozen": self.run.frozen.digest,
+            "frozen": self.run.model.frozen_digest,
             "checkpoint": self.checkpoint,
             **self.runtime.described(),
             "prompt": "",
@@ -183,10 +183,9 @@ def load(
         assign(tree, assignment)
     run = parse_as(AVDiTRun, tree, "--set")
     require_architecture(saved, run.model, "denoiser")
-    if (found := digest_of(run.frozen)) != saved.config.frozen.digest:
+    if (found := digest_of(run.frozen)) != (want := run.model.frozen_digest):
         raise CheckpointError(
-            f"{saved.path}: want the frozen weights {saved.config.frozen.digest} that it was trained beside, "
-            f"got {found}"
+            f"{saved.path}: want the frozen weights {want} that it was trained beside, got {found}"
         )
     image = open_image_dit(run)
     adapters = AVDiTAdapters(image, run.model)

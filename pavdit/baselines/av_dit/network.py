@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pavdit.baselines.av_dit.config import AdaptationConfig, AVDiTConfig
-from pavdit.baselines.av_dit.dit import Attention, Block, ImageDiT, positions
+from pavdit.baselines.av_dit.dit import Attention, Block, ImageDiT, with_positions
 from pavdit.config import AdapterShape
 from pavdit.nn.adapters import Adapters, BottleneckMLP, TemporalAdapter, adapt
 from pavdit.nn.attention import begin_at_zero
@@ -120,10 +120,9 @@ class AVDiT(Recomputable):
             Noise of both, in their shapes.
         """
         image, own = self.image, self.adapters
-        width = image.config.width
         condition = image.condition(t)  # (B, D)
-        x = image.embed(patchify(video)) + positions(video, width)  # (B, T, N_v, D)
-        y = own.embed(patchify(audio)) + positions(audio, width)  # (B, 1, N_a, D)
+        x = with_positions(image.embed(patchify(video)), video)  # (B, T, N_v, D)
+        y = with_positions(own.embed(patchify(audio)), audio)  # (B, 1, N_a, D)
         for block in self.blocks:
             x, y = self.run(block, x, y, condition)
         noise = unpatchify(image.final(image.last(x, condition)), video.shape[-2])[:, : image.channels]

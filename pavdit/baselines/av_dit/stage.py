@@ -69,11 +69,11 @@ class AVDiTStage:
             ConfigError: frozen weights are missing, or not the ones that the run names.
             DataError: they are damaged or of other sizes, or a clip cannot be read.
         """
-        frozen, model = config.frozen, config.model
-        digest = digest_of(frozen)
-        if frozen.digest not in ("", digest):
-            raise ConfigError(f"frozen.digest: want {frozen.digest}, got weights {digest}")
-        config = config.model_copy(update={"frozen": frozen.model_copy(update={"digest": digest})})
+        frozen, digest = config.frozen, digest_of(config.frozen)
+        if config.model.frozen_digest not in ("", digest):
+            raise ConfigError(f"model.frozen_digest: want {config.model.frozen_digest}, got weights {digest}")
+        model = config.model.model_copy(update={"frozen_digest": digest})
+        config = config.model_copy(update={"model": model})
         image = open_image_dit(config)
         coders = Coders.load(model, frozen, device)
         train, held_out = open_clips(config.data, model.clip)

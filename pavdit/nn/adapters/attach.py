@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pavdit.config.adapter import AdapterShape
-from pavdit.nn.adapters.branches import BottleneckMLP, TemporalAdapter, with_branches
-from pavdit.nn.adapters.lora import LoRA, with_lora
+from pavdit.nn.adapters.branches import BottleneckMLP, Branched, TemporalAdapter, with_branches
+from pavdit.nn.adapters.lora import LoRA, LoRALinear, with_lora
 from pavdit.nn.twin import twin
 
 NAMES_IN_A_MESSAGE = 4
@@ -77,8 +77,10 @@ def adapt(backbone: Module, adapters: Weighted) -> Module:
         adapters: they add up where they share a place.
 
     Raises:
-        ValueError: a set has a place that the backbone has not, or of another size.
+        ValueError: a set has a place that the backbone has not, or of another size; or there are adapters on
+            the backbone already.
     """
+    _require_bare(backbone)
     at: dict[str, list[tuple[nn.Module, float]]] = {}
     for one, strength in adapters:
         for place, adapter in one.placed() if strength else ():
@@ -93,6 +95,7 @@ def merge(backbone: Module, adapters: Weighted) -> Module:
     Raises:
         ValueError: as `adapt`; or an adapter is no update of weights.
     """
+    _require_bare(backbone)
     merged = copy.deepcopy(backbone)
     for one, strength in adapters:
         for place, adapter in one.placed():
@@ -152,6 +155,12 @@ def _width(module: nn.Module) -> int:
     return _linears(module)[-1].out_features
 
 
+def _require_bare(backbone: nn.Module) -> None:
+    """A second set would take the places of the first."""
+    if any(isinstance(part, LoRALinear | Branched) for part in backbone.modules()):
+        raise ValueError("adapters: want a backbone without any (several go on together), got an adapted one")
+
+
 def _require_place(backbone: nn.Module, place: str, adapter: nn.Module) -> None:
     try:
         module = backbone.get_submodule(place)
@@ -159,9 +168,8 @@ def _require_place(backbone: nn.Module, place: str, adapter: nn.Module) -> None:
         raise ValueError(f"adapter: want a place of the backbone, got {place}, which it has not") from None
     if isinstance(adapter, LoRA):
         got = (adapter.up.shape[0], adapter.down.shape[1])
-        linear = isinstance(module, nn.Linear)
         want = (module.out_features, module.in_features) if isinstance(module, nn.Linear) else None
-        if not linear or got != want:
+        if got != want:
             raise ValueError(f"adapter: want an update of {want} at {place}, got one of {got}")
         return
     want_width, got_width = _width(module), _linears(adapter)[-1].out_features

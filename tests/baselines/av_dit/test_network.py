@@ -147,6 +147,19 @@ def test_streams_and_frames_see_each_other_and_only_adapters_learn():
     assert all(p.grad is None for p in model.image.parameters())
 
 
+def test_in_half_precision_it_says_nearly_the_same():
+    model = network(live=True)
+    video, audio, t = inputs()
+    with torch.no_grad():
+        want = model(video, audio, t)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = model(video, audio, t)
+        half = model.bfloat16()(video.bfloat16(), audio.bfloat16(), t)
+    for got in (cast, half):
+        for one, other in zip(got, want, strict=True):
+            assert (one.float() - other).norm() < 0.1 * other.norm()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

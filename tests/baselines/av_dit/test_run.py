@@ -26,6 +26,7 @@ def trained(tmp_path_factory):
         "system": "av-dit",
         "model": MODEL,
         "frozen": write_frozen(folder / "frozen"),
+        "sampling": {"num_steps": 3},
         "data": {"kind": "bounce", "scenes": "simple", "num_clips": 6, "held_out": 2},
         "train": {
             "run_dir": str(folder / "run"),
@@ -34,6 +35,7 @@ def trained(tmp_path_factory):
             "learning_rate": 5e-3,
             "ema_decay": 0.9,
             "log_every": 40,
+            "show_every": 200,
             "checkpoint_every": 120,
             "device": "cpu",
         },
@@ -50,7 +52,8 @@ def test_the_loss_falls_and_a_run_is_taken_up(trained):
     assert len(losses) == 5 and losses[-1] < 0.7 * losses[0]
     assert [e["step"] for e in log if e.get("event") == "start"] == [0, 120]
     saved = open_checkpoint(trained / "run", AVDiTRun)
-    assert len(saved.config.frozen.digest) == 12 and not saved.has("autoencoder")
+    assert len(saved.config.model.frozen_digest) == 12 and not saved.has("autoencoder")
+    assert (trained / "run" / "shown" / "step-00000200" / "seed-0.mp4").is_file()
     names = saved.tensors("model")
     assert not any("image" in name for name in names) and "blocks.0.fusion.q.lora.up" in names
 
@@ -103,6 +106,9 @@ def test_other_frozen_weights_are_refused(trained, tmp_path, capsys):
     run = ["generate", "--checkpoint", str(trained / "run"), "-o", str(tmp_path / "o"), "--set"]
     assert cli.main([*run, place]) == 3
     assert "want the frozen weights" in capsys.readouterr().err
+    resume = ["train", str(trained / "run.yaml"), "--set", "train.num_steps=201", place]
+    assert cli.main(resume) == 3
+    assert "want a denoiser with frozen_digest" in capsys.readouterr().err
     swapped = f"frozen.mel_vae={tmp_path / 'frozen' / 'image_vae'}"
     assert (
         cli.main(["train", str(trained / "run.yaml"), "--set", f"train.run_dir={tmp_path / 'r'}", swapped])
