@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import torch
 from pavdit.audio.mel import mel_images
 from pavdit.cli.makers import load_maker
 from pavdit.cli.outputs import place_clips, stem_of
+from pavdit.cli.sampling_processes import Order, how_many, make_in_processes
 from pavdit.clip import Clip, ClipSpec, DataError
 from pavdit.config import ConfigError
 from pavdit.data.layout import EXTENSIONS
@@ -27,7 +28,8 @@ from pavdit.pipeline import Pipeline
 from pavdit.progress import progress
 from pavdit.provenance import CIRCUMSTANCES
 from pavdit.tasks import JOINT, PIPELINES
-from pavdit.weights import bundled_names
+from pavdit.train.models import choose_device
+from pavdit.weights import bundled_names, find_weights
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,6 +71,8 @@ class ModelSide:
 
     Attributes:
         pipe: its models.
+        weights: where they lie.
+        device: where they run.
         choices: how they sample.
         output: where clips go.
         seed: of the first clip.
@@ -76,6 +80,8 @@ class ModelSide:
     """
 
     pipe: ClipMaker
+    weights: Path
+    device: torch.device
     choices: Mapping[str, Any]
     output: Path
     seed: int
@@ -110,7 +116,8 @@ class ModelSide:
             choices |= {"guidance": arguments.guidance, "pipeline": pipeline}
         elif pipeline != JOINT:
             raise ConfigError(f"{named}: want pavdit's own weights for {pipeline}, got a sibling system's")
-        return cls(pipe, choices, arguments.output, arguments.seed, console)
+        device = choose_device(arguments.device)
+        return cls(pipe, find_weights(weights), device, choices, arguments.output, arguments.seed, console)
 
     def make(self, reference: EvaluationSet, count: int) -> Path:
         """One clip for the words of each reference clip; those that are there already are not made again.
@@ -133,14 +140,23 @@ class ModelSide:
         todo = [i for i, place in enumerate(places) if not place.is_done]
         folder.mkdir(parents=True, exist_ok=True)
         if todo:
+            done = 0
             with progress(self.console, "sampling") as tell:
-                made = self.pipe.stream(
-                    [prompts[i] for i in todo], seed=[seeds[i] for i in todo], **self.choices
-                )
-                for done, (index, clip) in enumerate(made, 1):
-                    clip.save(places[todo[index]].path)
+                for more in self._write([Order(prompts[i], seeds[i], places[i].path) for i in todo]):
+                    done += more
                     tell(done, len(todo))
         return folder
+
+    def _write(self, orders: Sequence[Order]) -> Iterator[int]:
+        """Make clips, each in its file; says how many more are done."""
+        processes = how_many(self.device, self.weights, len(orders))
+        if processes > 1:
+            yield from make_in_processes(self.weights, orders, self.choices, processes)
+            return
+        made = self.pipe.stream([o.prompt for o in orders], seed=[o.seed for o in orders], **self.choices)
+        for index, clip in made:
+            clip.save(orders[index].path)
+            yield 1
 
     @torch.inference_mode()
     def reconstruction(

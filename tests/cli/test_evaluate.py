@@ -6,11 +6,13 @@ import json
 
 import pytest
 import torch
-from evaluation_files import clip_folder, noise_yamnet, small_protocol
+from evaluation_files import SPEC, clip_folder, noise_yamnet, small_protocol
 from mm_diffusion_nano import write_weights
 from safetensors.torch import save_file
 
 from pavdit.cli import main as cli
+from pavdit.cli.makers import load_maker
+from pavdit.cli.sampling_processes import AT_A_TIME, Order, make_in_processes
 from pavdit.clip import Clip
 from pavdit.media import probe, read_clip, write_clip
 from pavdit.metrics import i3d
@@ -114,6 +116,16 @@ def test_a_model_makes_its_clips_once(evaluate, nano_generator_run, tmp_path):
     stamps = {path: path.stat().st_mtime_ns for path in clips}
     assert evaluate(*arguments)[0] == 0
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("generated-*/*.mp4")}
+
+
+def test_processes_make_the_same_clips(nano_generator_run, tmp_path):
+    orders = [Order(None, seed, tmp_path / f"{seed}.mp4") for seed in range(AT_A_TIME + 1)]
+    choices = {"steps": 1}
+    assert sorted(make_in_processes(nano_generator_run, orders, choices, 2)) == [1, AT_A_TIME]
+    _, clip = next(load_maker(nano_generator_run, "cpu").stream(seed=AT_A_TIME, **choices))
+    clip.save(tmp_path / "here.mp4")
+    here, there = read_clip(tmp_path / "here.mp4", SPEC), read_clip(orders[-1].path, SPEC)
+    assert torch.equal(here.frames, there.frames) and torch.equal(here.wave, there.wave)
 
 
 def test_several_systems_have_their_rows_in_one_table(evaluate, files, nano_generator_run, tmp_path):

@@ -64,6 +64,8 @@ def pulled_step(
 
     Arguments and result as for `ddim_step`, of the made stream alone; `predict` takes both.
     """
+    if t is None:
+        return ddim_step(schedule, replacing(schedule, predict, given), x, s, t)
     with torch.enable_grad():
         made = {name: value.detach().requires_grad_() for name, value in x.items()}
         both = {**made, **given.at(schedule, s)}
@@ -72,6 +74,4 @@ def pulled_step(
         wrong = (stepped[name] - want).square().flatten(1).mean(1)  # (B,)
         gradients = torch.autograd.grad(wrong.sum(), list(made.values()))  # of each clip, its own
     after = {name: stepped[name].detach() for name in made}
-    if t is None:
-        return after
     return combine((1.0, after), (-scale * schedule.levels(s)[0], dict(zip(made, gradients, strict=True))))

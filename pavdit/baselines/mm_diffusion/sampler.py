@@ -42,7 +42,7 @@ class Sampler:
         network: Network | None = None,
     ) -> None:
         self.config, self.unet, self.device, self.dtype = config, unet, device, dtype
-        self.network: Network = network or unet
+        self.network: Network = unet if network is None else network
         self.schedule = NoiseSchedule(config.diffusion)
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from pavdit.baselines.mm_diffusion.blocks import ResBlock, VideoConv, begin_at_zero
+from pavdit.baselines.mm_diffusion.blocks import Resample, ResBlock, VideoConv, begin_at_zero
 from pavdit.baselines.mm_diffusion.config import UNetConfig
 from pavdit.baselines.mm_diffusion.cross_attention import RandomShiftAttention
 from pavdit.stdit.embed import sinusoid
@@ -72,11 +72,11 @@ class CoupledUNet(nn.Module):
                 self.down.append(Layer(self._block(channels, channels, count, resample="down")))
                 count, factor = count + 1, factor * 2
                 skips.append(channels)
-        heads = {"video_heads": config.num_heads, "audio_heads": config.num_heads}
+        heads = config.num_heads
         self.middle = Layer(
-            self._block(channels, channels, count, **heads),
+            self._block(channels, channels, count, video_heads=heads, audio_heads=heads),
             RandomShiftAttention(channels, config.cross_head_dim, config.groups, window=None),
-            self._block(channels, channels, count, **heads),
+            self._block(channels, channels, count, video_heads=heads, audio_heads=heads),
         )
         for level, multiplier in reversed(list(enumerate(config.multipliers))):
             for number in range(config.num_blocks + 1):
@@ -92,24 +92,33 @@ class CoupledUNet(nn.Module):
         self.video_out = begin_at_zero(nn.Conv3d(channels, video_channels, 3, padding=1))
         self.audio_out = begin_at_zero(nn.Conv1d(channels, audio_channels, 3, padding=1))
 
-    def _block(self, in_width: int, out_width: int, count: int, **more: object) -> ResBlock:
+    def _block(
+        self,
+        in_width: int,
+        out_width: int,
+        count: int,
+        *,
+        resample: Resample = None,
+        video_heads: int = 0,
+        audio_heads: int = 0,
+    ) -> ResBlock:
         config = self.config
-        dilation = 2 ** (count % config.dilation_cycle)
         return ResBlock(
             in_width,
             out_width,
             config.width,
             config.groups,
             config.dropout,
-            dilation,
-            **more,  # type: ignore[arg-type]
+            2 ** (count % config.dilation_cycle),
+            resample=resample,
+            video_heads=video_heads,
+            audio_heads=audio_heads,
         )
 
     def _layer(self, in_width: int, out_width: int, factor: int, count: int) -> Layer:
         config = self.config
-        block = self._block(
-            in_width, out_width, count, video_heads=config.num_heads if factor in config.attention else 0
-        )
+        heads = config.num_heads if factor in config.attention else 0
+        block = self._block(in_width, out_width, count, video_heads=heads)
         if factor not in config.cross_attention:
             return Layer(block)
         window = config.cross_attention[factor]
