@@ -92,7 +92,8 @@ class VelocityMatching:
         }
         names = text.vocabulary if isinstance(text, WordEncoder) else text.class_names
         stand_in = next(iter(names), "")  # its tokens are dropped
-        shown |= self._caption(text, [prompt or stand_in for prompt in prompts], draws.spoken, stand_in)
+        spoken = draws.spoken & torch.tensor([bool(prompt) for prompt in prompts])
+        shown |= self._caption(text, [prompt or stand_in for prompt in prompts], spoken, stand_in)
         return {name: self._put(x) for name, x in shown.items()}
 
     def _caption(

@@ -109,6 +109,11 @@ def test_words_and_a_language_model_together(nano_autoencoder_run, tiny_t5, tmp_
             if not spoken:
                 n = chosen.lengths[row]
                 assert known[row, :n].equal(chosen.tokens[row, :n])
+    silent = replace(stage.train, labels=("",) * len(stage.train), captions=("",) * len(stage.train))
+    draws = stage._draws(torch.arange(3), 0)
+    draws.spoken.fill_(True)
+    dropped = stage.matching.inputs(stage.model.text, silent, draws)
+    assert dropped["drop_text"].all() and not dropped["spoken"].any()
     stage.model.text.language = EncoderFiles.find(about).load(torch.device("cpu"))
     other = replace(stage.train, captions=("a dog barks",) * len(stage.train))  # as adapters may meet
     said = stage.matching.inputs(stage.model.text, other, stage._draws(torch.arange(3), 0))
