@@ -6,10 +6,12 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from pavdit.audio.mel import mel_images
 from pavdit.cli.makers import load_maker
@@ -19,7 +21,7 @@ from pavdit.clip import Clip, ClipSpec, DataError
 from pavdit.config import ConfigError
 from pavdit.data.layout import EXTENSIONS
 from pavdit.data.shards import content_key
-from pavdit.evaluation.features import BATCH
+from pavdit.evaluation.features import BATCH, each_on_a_core
 from pavdit.evaluation.measures import Result, Sampling, mean
 from pavdit.evaluation.protocol import Windows
 from pavdit.evaluation.sets import BounceSet, EvaluationSet
@@ -158,35 +160,29 @@ class ModelSide:
             clip.save(orders[index].path)
             yield 1
 
-    @torch.inference_mode()
     def reconstruction(
         self, reference: EvaluationSet, spec: ClipSpec, sampling: Sampling
     ) -> list[Result] | str:
         """PSNR of real clips that went through the autoencoder, frames as they are delivered; or why not."""
         if not isinstance(self.pipe, Pipeline):
             return "the system has no autoencoder"
-        codec, own, mel = self.pipe.codec, self.pipe.config.clip, self.pipe.config.mel
+        device, own = self.pipe.codec.device, self.pipe.config.clip
         if spec != own:
             return f"want the model's own clips, {own.height} x {own.width}, got {spec.height} x {spec.width}"
-        size = BATCH[codec.device.type]
-        values: dict[str, list[torch.Tensor]] = {"video": [], "mel images": []}
-        clips = _readable(reference, RECONSTRUCTED[codec.device.type])
+        size, parts = BATCH[device.type], list[Tensor]()
+        clips = _readable(reference, RECONSTRUCTED[device.type])
         with progress(self.console, "reconstruction") as tell:
             for first in range(0, len(clips), size):
                 group = clips[first : first + size]
-                frames, images = codec.to_frames(*codec.encode(group, "video", "audio"))
-                assert frames is not None and images is not None  # noqa: S101 - both streams are decoded
-                waves = torch.stack([clip.wave for clip in group]).to(codec.device)
-                true = torch.stack([clip.frames for clip in group])
-                values["video"].append(psnr(frames.cpu(), true, 255.0))
-                values["mel images"].append(
-                    psnr(images.float().clamp(-1, 1).cpu(), mel_images(waves, spec, mel).cpu(), 2.0)
-                )
+                if device.type == "cpu":
+                    parts += each_on_a_core(partial(_rebuilt, self.pipe), [[clip] for clip in group])
+                else:
+                    parts.append(_rebuilt(self.pipe, group))
                 tell(first + len(group), len(clips))
+        names = ("video", "mel images") if parts else ()
         return [
-            mean(f"reconstruction: {name}, PSNR, dB", torch.cat(parts), sampling)
-            for name, parts in values.items()
-            if parts
+            mean(f"reconstruction: {name}, PSNR, dB", torch.cat(parts)[:, column], sampling)
+            for column, name in enumerate(names)
         ]
 
     def training(
@@ -216,6 +212,19 @@ class ModelSide:
             about |= {name: facts[name] for name in facts if name not in (*CIRCUMSTANCES, "prompt", "seed")}
         made = {"pixels": f"{own.height} x {own.width}", "sample_rate": own.sample_rate}
         return about | made | {"trained": dict(pipe.trained), "first_seed": self.seed}
+
+
+@torch.inference_mode()
+def _rebuilt(pipe: Pipeline, clips: Sequence[Clip]) -> Tensor:
+    """PSNR in dB of clips that went through the autoencoder, of frames and mel images: ``(B, 2)``."""
+    codec, config = pipe.codec, pipe.config
+    frames, images = codec.to_frames(*codec.encode(clips, "video", "audio"))
+    assert frames is not None and images is not None  # noqa: S101 - both streams are decoded
+    waves = torch.stack([clip.wave for clip in clips]).to(codec.device)
+    true = torch.stack([clip.frames for clip in clips])
+    heard = mel_images(waves, config.clip, config.mel).cpu()
+    video = psnr(frames.cpu(), true, 255.0)
+    return torch.stack([video, psnr(images.float().clamp(-1, 1).cpu(), heard, 2.0)], dim=1)
 
 
 def _readable(reference: EvaluationSet, most: int) -> list[Clip]:

@@ -8,11 +8,11 @@ the disk.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -33,9 +33,8 @@ from pavdit.metrics.nearest import features as look_of
 from pavdit.metrics.networks import Network
 from pavdit.progress import progress
 
-BATCH = {"cpu": 1, "cuda": 32}
-"""Clips at a time, by the type of the device: on a CPU, I3D spends a quarter of its time on the memory of
-several."""
+BATCH = {"cpu": 4, "cuda": 32}
+"""Clips at a time, by the type of the device."""
 
 MOST_EVENTS = 1024
 """Of a kind in a clip; onsets lie at least 2 ms apart."""
@@ -64,8 +63,13 @@ class Extractor:
 def i3d_extractor(network: Network, fit: Fit, device: torch.device) -> Extractor:
     """``logits (B, 400)``."""
 
+    def logits(frames: Tensor) -> Tensor:
+        return network.run(i3d_input(frames.to(device), fit))
+
     def run(frames: Tensor, wave: Tensor) -> dict[str, Tensor]:
-        return {"logits": network.run(i3d_input(frames.to(device), fit))}
+        if device.type != "cpu":
+            return {"logits": logits(frames)}
+        return {"logits": torch.cat(each_on_a_core(logits, frames.split(1)))}
 
     made_by = content_key(network.sha256, fit, reading_code("metrics/i3d.py"))
     return Extractor("I3D", made_by, BATCH[device.type], run)
@@ -130,8 +134,7 @@ def av_align_extractor(spec: ClipSpec, version: Version) -> Extractor:
         return av_align(Clip(frames, wave, spec.fps, spec.sample_rate), version)
 
     def run(frames: Tensor, wave: Tensor) -> dict[str, Tensor]:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # a clip keeps one core busy, and no more
-            found = list(pool.map(one, frames, wave))
+        found = each_on_a_core(one, frames, wave)
         return {
             "onsets": torch.tensor([one.onsets for one in found]),
             "peaks": torch.tensor([one.peaks for one in found]),
@@ -139,6 +142,22 @@ def av_align_extractor(spec: ClipSpec, version: Version) -> Extractor:
         }
 
     return Extractor("AV-Align", content_key(version, reading_code("metrics")), 4, run)
+
+
+Result = TypeVar("Result")
+
+
+def each_on_a_core(function: Callable[..., Result], *columns: Iterable[Any]) -> list[Result]:
+    """Call a function on every row, as many at once as PyTorch has threads, each in one of them: many small
+    ops, or convolutions of one clip, do not fill several.
+    """
+    cores = torch.get_num_threads()
+    torch.set_num_threads(1)  # new threads begin with it
+    try:
+        with ThreadPoolExecutor(cores) as pool:
+            return list(pool.map(function, *columns))
+    finally:
+        torch.set_num_threads(cores)
 
 
 class FeatureCache:

@@ -30,7 +30,8 @@ def test_i3d_has_the_peers_number_of_weights():
     assert (len(state), sum(x.numel() for x in state.values())) == (344, 12_711_881)
 
 
-def test_folding_the_normalisation_changes_nothing():
+@pytest.mark.parametrize("device_type", ["cpu", "cuda"])
+def test_folding_the_normalisation_changes_nothing(device_type):
     mixed = Mixed(8, 3, 2, 4, 2, 3, 5).eval()
     generator = torch.Generator().manual_seed(0)
     for name, value in mixed.state_dict().items():
@@ -39,7 +40,7 @@ def test_folding_the_normalisation_changes_nothing():
     x = torch.randn(2, 8, 3, 5, 4, generator=generator)
     with torch.no_grad():
         want = mixed(x)
-        got = _folded(mixed)(x)
+        got = _folded(mixed, device_type)(x)
     assert want.shape == (2, 15, 3, 5, 4)
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 

@@ -9,9 +9,11 @@ import torch
 import yaml
 from mm_diffusion_nano import MODEL, SPEC, UNET
 
+from pavdit.baselines.mm_diffusion.config import MMDiffusionRun
 from pavdit.baselines.mm_diffusion.maker import load
 from pavdit.cli import main as cli
 from pavdit.media import probe, read_clip
+from pavdit.train.checkpoint import open_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,20 @@ def test_the_loss_falls_and_a_run_is_taken_up(trained):
     starts = [entry["step"] for entry in log if entry.get("event") == "start"]
     assert starts == [0, 150]
     assert [e["held_out_noise_error"] < 1 for e in log if e.get("event") == "validation"] == [True, True]
+
+
+def test_a_run_that_was_taken_up_is_the_run_without_a_break(trained, tmp_path):
+    def train(name, *settings):
+        arguments = ["train", trained / "run.yaml", "--set", f"train.run_dir={tmp_path / name}", *settings]
+        assert cli.main([str(a) for a in arguments]) == 0
+        return open_checkpoint(tmp_path / name, MMDiffusionRun)
+
+    straight = train("a", "train.num_steps=4")
+    train("b", "train.num_steps=2")
+    resumed = train("b", "train.num_steps=4")
+    assert straight.config.model.unet.dropout > 0
+    for stem in ("ema", "model", "optimizer"):
+        assert straight.files[f"{stem}.safetensors"] == resumed.files[f"{stem}.safetensors"]
 
 
 def test_generate_makes_mp4_of_either_and_finds_them_again(trained, tmp_path, capsys):
