@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from pavdit.baselines.system import ClipMaker
 
-RECONSTRUCTED = {"cpu": 32, "cuda": 256}
+RECONSTRUCTED = {"cpu": 16, "cuda": 256}
 """Reference clips that go through the autoencoder, at most, by the type of the device."""
 
 

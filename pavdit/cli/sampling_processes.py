@@ -18,8 +18,8 @@ from pavdit.data.workers import worker_context
 if TYPE_CHECKING:
     from pavdit.baselines.system import ClipMaker
 
-AT_A_TIME = 4
-"""Clips of a process."""
+WORTH_A_PROCESS = 4
+"""Clips; it loads the weights first."""
 LARGEST_BYTES = 256 << 20
 """Of weights that are worth a copy in every process."""
 
@@ -44,13 +44,13 @@ def how_many(device: torch.device, weights: Path, clips: int) -> int:
     size = sum(file.stat().st_size for file in weights.rglob("*.safetensors"))
     if device.type != "cpu" or size > LARGEST_BYTES:
         return 1
-    return max(1, min(torch.get_num_threads(), clips // (2 * AT_A_TIME)))
+    return max(1, min(torch.get_num_threads(), clips // WORTH_A_PROCESS))
 
 
 def make_in_processes(
     weights: Path, orders: Sequence[Order], choices: Mapping[str, Any], processes: int
 ) -> Iterator[int]:
-    """Make clips and write their files, each as it would be made alone.
+    """Make clips and write their files, one at a time in each process: a core's cache holds no more.
 
     Args:
         weights: of any system.
@@ -61,11 +61,11 @@ def make_in_processes(
     Yields:
         How many more are done.
     """
-    groups = [orders[i : i + AT_A_TIME] for i in range(0, len(orders), AT_A_TIME)]
     with ProcessPoolExecutor(processes, worker_context(), _begin) as pool:
         try:
-            for made in as_completed([pool.submit(_make, weights, group, choices) for group in groups]):
-                yield made.result()
+            for made in as_completed([pool.submit(_make, weights, order, choices) for order in orders]):
+                made.result()
+                yield 1
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -80,8 +80,6 @@ def _maker(weights: Path) -> ClipMaker:
     return load_maker(weights, "cpu")
 
 
-def _make(weights: Path, orders: Sequence[Order], choices: Mapping[str, Any]) -> int:
-    made = _maker(weights).stream([o.prompt for o in orders], seed=[o.seed for o in orders], **choices)
-    for index, clip in made:
-        clip.save(orders[index].path)
-    return len(orders)
+def _make(weights: Path, order: Order, choices: Mapping[str, Any]) -> None:
+    for _, clip in _maker(weights).stream(order.prompt, seed=order.seed, **choices):
+        clip.save(order.path)

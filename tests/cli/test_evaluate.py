@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from pavdit.cli import main as cli
 from pavdit.cli.makers import load_maker
-from pavdit.cli.sampling_processes import AT_A_TIME, Order, make_in_processes
+from pavdit.cli.sampling_processes import Order, make_in_processes
 from pavdit.clip import Clip
 from pavdit.media import probe, read_clip, write_clip
 from pavdit.metrics import i3d
@@ -119,12 +119,12 @@ def test_a_model_makes_its_clips_once(evaluate, nano_generator_run, tmp_path):
 
 
 def test_processes_make_the_same_clips(nano_generator_run, tmp_path):
-    orders = [Order(None, seed, tmp_path / f"{seed}.mp4") for seed in range(AT_A_TIME + 1)]
+    orders = [Order(None, seed, tmp_path / f"{seed}.mp4") for seed in range(3)]
     choices = {"steps": 1}
-    assert sorted(make_in_processes(nano_generator_run, orders, choices, 2)) == [1, AT_A_TIME]
+    assert list(make_in_processes(nano_generator_run, orders, choices, 2)) == [1, 1, 1]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    _, clip = next(load_maker(nano_generator_run, "cpu").stream(seed=AT_A_TIME, **choices))
+    _, clip = next(load_maker(nano_generator_run, "cpu").stream(seed=2, **choices))
     torch.set_num_threads(threads)
     clip.save(tmp_path / "here.mp4")
     here, there = read_clip(tmp_path / "here.mp4", SPEC), read_clip(orders[-1].path, SPEC)
