@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -12,28 +11,24 @@ from torch import Tensor
 from pavdit.baselines.mm_diffusion.config import MMDiffusionConfig, MMDiffusionRun, SamplingConfig
 from pavdit.baselines.mm_diffusion.sampler import Network, Sampler
 from pavdit.baselines.mm_diffusion.unet import CoupledUNet
-from pavdit.batching import BatchSize, Request, in_batches, seeds_for
+from pavdit.baselines.promptless import PromptlessMaker, open_run, require_finite
+from pavdit.batching import BatchSize, Request
 from pavdit.clip import Clip, frames_to_volume, volume_to_frames
 from pavdit.compile_cache import use_cache
-from pavdit.config import DataConfig, assign, parse_as
-from pavdit.data.given import read_as_trained
+from pavdit.config import parse_as
 from pavdit.flow.sampler import Callback
 from pavdit.generated import Generated
 from pavdit.options import exactly
 from pavdit.provenance import given_facts
 from pavdit.runtime import DtypeName, Runtime
-from pavdit.tasks import GIVEN, PromptKind, Stream, choose_task, require_sound, with_given
-from pavdit.train.checkpoint import load_weights, open_checkpoint, require_architecture
-from pavdit.train.trainer import NonFiniteError
-from pavdit.weights import find_weights
+from pavdit.tasks import GIVEN, Stream, choose_task, require_sound, with_given
+from pavdit.train.checkpoint import load_weights
 
 TASKS = ("t2av", "v2a", "a2v")
 
 
-class MMDiffusionMaker:
+class MMDiffusionMaker(PromptlessMaker[MMDiffusionRun]):
     """A `pavdit.baselines.system.ClipMaker`: clips without a prompt, or the other stream of a given one."""
-
-    prompts: PromptKind = "none"
 
     def __init__(
         self,
@@ -45,8 +40,7 @@ class MMDiffusionMaker:
         checkpoint: str = "",
         trained: Mapping[str, float] | None = None,
     ) -> None:
-        self.run, self.runtime, self.model_hash, self.checkpoint = run, runtime, model_hash, checkpoint
-        self.trained = trained or {}
+        super().__init__(run, runtime, model_hash, checkpoint, trained)
         unet = unet.to(runtime.device, runtime.dtype).eval().requires_grad_(False)
         network: Network = unet
         if runtime.compile.on:
@@ -58,17 +52,6 @@ class MMDiffusionMaker:
     def config(self) -> MMDiffusionConfig:
         """Sizes."""
         return self.run.model
-
-    @property
-    def data(self) -> DataConfig:
-        """How the training's clips were read."""
-        return self.run.data
-
-    def read(
-        self, path: str | Path, start_seconds: Fraction | float | None = None, only: Stream | None = None
-    ) -> Clip:
-        """As `pavdit.pipeline.Pipeline.read`."""
-        return read_as_trained(path, self.config.clip, self.data, start_seconds, only)
 
     def stream(
         self,
@@ -91,27 +74,22 @@ class MMDiffusionMaker:
             MemoryError: not even one clip fits into memory, or not the batch asked for.
             NonFiniteError: the weights give no number.
         """
-        requests = _requests(prompt, n, seed)
+        requests = self.requests(prompt, n, seed)
         task, given = self._task(task, video, audio)
         sampling = self._sampling(steps, guidance)
 
-        def make(batch: list[Request]) -> list[Generated]:
+        def make(batch: list[Request]) -> list[tuple[Clip, Tensor, dict[str, str]]]:
             streams: dict[str, Tensor] = (
                 {} if given is None else {GIVEN[task]: _stream_of(given, GIVEN[task])}
             )
             made = self.sampler.make([request.seed for request in batch], sampling, streams, callback)
-            for name, value in made.items():
-                if not bool(value.isfinite().all()):
-                    raise NonFiniteError(f"sampling: want finite {name}, got NaN or infinity")
-            facts = [self._facts(request, task, sampling, given) for request in batch]
-            places = [{"batch": f"{place}/{len(batch)}"} for place in range(1, len(batch) + 1)]
+            require_finite(made)
             return [
-                Generated(with_given(clip, given, task, None), latent, fact | place)
-                for (clip, latent), fact, place in zip(self._clips(made), facts, places, strict=True)
+                (with_given(clip, given, task, None), latent, self._facts(request, task, sampling, given))
+                for (clip, latent), request in zip(self._clips(made), batch, strict=True)
             ]
 
-        made = in_batches(requests, batch_size, self.runtime.device, make)
-        return ((request.index, clip) for request, clip in made)
+        return self.in_batches(requests, batch_size, make)
 
     def provenance(
         self,
@@ -128,7 +106,7 @@ class MMDiffusionMaker:
         """As `pavdit.pipeline.Pipeline.provenance`."""
         task, given = self._task(task, video, audio)
         sampling = self._sampling(steps, guidance)
-        return [self._facts(request, task, sampling, given) for request in _requests(prompt, n, seed)]
+        return [self._facts(request, task, sampling, given) for request in self.requests(prompt, n, seed)]
 
     def _task(self, task: str, video: Clip | None, audio: Clip | None) -> tuple[str, Clip | None]:
         task = choose_task(task, video, audio)
@@ -155,14 +133,7 @@ class MMDiffusionMaker:
         self, request: Request, task: str, sampling: SamplingConfig, given: Clip | None
     ) -> dict[str, str]:
         """A clip's provenance, but for its place in a batch."""
-        facts = {
-            "system": self.run.system,
-            "model": self.model_hash,
-            "checkpoint": self.checkpoint,
-            **self.runtime.described(),
-            "prompt": "",
-            "seed": str(request.seed),
-            "task": task,
+        facts = self.described(request, task) | {
             "steps": str(sampling.num_steps),
             "method": sampling.method,
         }
@@ -191,21 +162,6 @@ class MMDiffusionMaker:
         ]
 
 
-def _requests(prompt: str | Sequence[str | None] | None, n: int, seed: int | Sequence[int]) -> list[Request]:
-    """One for each clip.
-
-    Raises:
-        ValueError: a prompt is given, or the numbers do not fit.
-    """
-    prompts = [prompt] if prompt is None or isinstance(prompt, str) else list(prompt)
-    if n < 1:
-        raise ValueError(f"n: want at least 1 clip, got {n}")
-    if told := next((one for one in prompts if one is not None), None):
-        raise ValueError(f"prompt: want none, which mm-diffusion has no use for, got {told!r}")
-    seeds = seeds_for(seed, n * len(prompts))
-    return [Request(i, None, own, 0) for i, own in enumerate(seeds)]
-
-
 def _stream_of(clip: Clip, stream: Stream) -> Tensor:
     """``(1, 3, T, H, W)`` or ``(1, 1, S)``."""
     return frames_to_volume(clip.frames)[None] if stream == "video" else clip.wave[None, None]
@@ -221,12 +177,7 @@ def load(
 ) -> MMDiffusionMaker:
     """See `pavdit.baselines.system.Load`."""
     runtime = Runtime.choose(device, dtype, compile=compile)
-    saved = open_checkpoint(find_weights(path), MMDiffusionRun)
-    tree = saved.config.model_dump(mode="json")
-    for assignment in assignments:
-        assign(tree, assignment)
-    run = parse_as(MMDiffusionRun, tree, "--set")
-    require_architecture(saved, run.model, "denoiser")
+    saved, run = open_run(path, MMDiffusionRun, assignments)
     unet = CoupledUNet(run.model.unet, run.model.clip.num_frames)
     load_weights(unet, saved.tensors("ema"), saved.path / "ema.safetensors")
     return MMDiffusionMaker(
