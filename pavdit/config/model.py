@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -210,20 +211,20 @@ class TextConfig(Model):
         return self.language if self.encoder == "classes" or self.encoder == "words" else self.encoder
 
 
-class SystemModel(Model):
+class SystemModel(Model, ABC):
     """The sizes of any system that makes clips."""
 
     clip: ClipSpec
     mel: MelConfig = MelConfig()
     """How its sound is analysed or, where the system takes waves, shown."""
 
+    @abstractmethod
     def architecture(self, part: str) -> dict[str, Any]:
         """The options that decide the shapes and the meaning of weights, as ``section.key: value``.
 
         Args:
             part: the stage whose weights are meant.
         """
-        raise NotImplementedError
 
 
 class ModelConfig(SystemModel):
