@@ -143,10 +143,12 @@ class LatentCache:
             "layout": self.layout.name,
             "dtype": dtype,
         }
+        self.device = next(autoencoder.parameters()).device
+        if self.device.type == "cuda":
+            made_by["products"] = "tf32"
         name = content_key(json.dumps(made_by, sort_keys=True))[:16]
         self.shards = Shards(root / f"latents-{name}")
         self.digests = FileDigests(root / "files.json")
-        self.device = next(autoencoder.parameters()).device
 
     def encode(
         self,
